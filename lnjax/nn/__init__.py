@@ -1,0 +1,3 @@
+"""Flax Linen layers that are no cells."""
+
+from lnjax.nn.rnn import RNN as RNN

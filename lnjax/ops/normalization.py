@@ -1,0 +1,94 @@
+"""Normalizers as pure functions: statistics in two passes, in at least float32.
+
+Two passes (the mean first, then the mean of the squared deviations) because E[x^2] - E[x]^2 loses
+every digit once the mean of a row is some thousand times its deviation. Plain `jax.numpy`, so that
+forward mode, reverse mode and their compositions all work.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from lnjax.typing import Array, DType
+
+
+def statistics_dtype(dtype: DType) -> DType:
+    """The dtype in which statistics are taken: float32, or `dtype` where that is wider."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def layer_norm(
+    x: Array,
+    scale: Array | None = None,
+    bias: Array | None = None,
+    *,
+    axis: int | Sequence[int] = -1,
+    epsilon: float = 1e-5,
+) -> Array:
+    r"""Layer normalization (Ba et al. 2016, Eq. 3 and 5; the operator of Eq. 15-16).
+
+    .. math::
+        \mathrm{LN}(x) = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \odot \mathrm{scale}
+            + \mathrm{bias},
+        \qquad \mu = \frac{1}{H}\sum_i x_i,
+        \qquad \sigma^2 = \frac{1}{H}\sum_i (x_i - \mu)^2
+
+    The variance is the biased one (divided by H), in two passes. Epsilon stands inside the root, as
+    in the authors' Theano code: a constant row then gives exactly `bias`, and its derivative is
+    finite (at most ``epsilon ** -0.5`` in norm). Every recurrent network that starts from a zero
+    state meets such a row at its first step.
+
+    Args:
+      x: (..., H) floating point; float16 and bfloat16 take their statistics in float32.
+      scale: the gain, of the shape of the normalized axes; None means 1.
+      bias: of the shape of the normalized axes; None means 0.
+      axis: the axis or axes over which one case's statistics run.
+      epsilon: added to the variance, in units of x squared.
+
+    Returns:
+      Of the shape and dtype of `x`.
+
+    Raises:
+      TypeError: `x` is not of a floating dtype.
+      ValueError: an axis is out of range or named twice, or `scale` or `bias` has another shape
+        than the normalized axes.
+
+    >>> import jax.numpy as jnp
+    >>> y = layer_norm(jnp.array([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]))
+    >>> [[round(value, 3) for value in row] for row in y.tolist()]
+    [[-1.225, 0.0, 1.225], [0.0, 0.0, 0.0]]
+    """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"layer_norm takes floating point x, got {x.dtype}; convert it first")
+    axes = _canonical_axes(axis, x.ndim)
+    wide = x.astype(statistics_dtype(x.dtype))
+    centered = wide - jnp.mean(wide, axis=axes, keepdims=True)
+    variance = jnp.mean(jnp.square(centered), axis=axes, keepdims=True)
+    y = centered * jax.lax.rsqrt(variance + epsilon)
+    if scale is not None:
+        y = y * _over_axes("scale", scale, x.shape, axes).astype(y.dtype)
+    if bias is not None:
+        y = y + _over_axes("bias", bias, x.shape, axes).astype(y.dtype)
+    return y.astype(x.dtype)
+
+
+def _canonical_axes(axis: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    given = (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = tuple(a + ndim if a < 0 else a for a in given)
+    if not axes or any(not 0 <= a < ndim for a in axes) or len(set(axes)) != len(axes):
+        raise ValueError(f"axis={axis!r} does not name distinct axes of an array of rank {ndim}")
+    return tuple(sorted(axes))
+
+
+def _over_axes(name: str, parameter: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
+    """Gives a gain or bias length 1 on every axis that is not normalized."""
+    parameter = jnp.asarray(parameter)
+    expected = tuple(shape[a] for a in axes)
+    if parameter.shape != expected:
+        raise ValueError(
+            f"{name} has shape {parameter.shape}, but the normalized axes {axes} of x {shape} have"
+            f" shape {expected}"
+        )
+    return parameter.reshape(tuple(n if a in axes else 1 for a, n in enumerate(shape)))

@@ -1,0 +1,91 @@
+"""Running a step over time with `jax.lax.scan`, and the one rule for masks.
+
+The mask rule, everywhere in lnjax: True is a real step. At a step that is not real the carry is
+held and the output is zero, so a row of length 0 returns its initial carry, gaps are skipped, and
+running in reverse starts at the true end of each row. What stands in the padding, NaN included,
+reaches neither outputs nor gradients: `zero_padding` replaces it *before* any arithmetic, because a
+select after it would still send 0 * NaN backwards.
+
+Everything here is time-major: (T, B, ...).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lnjax.typing import Array, PyTree
+
+Step = Callable[[Any, Any], tuple[Any, Any]]  # step(carry, x_t) -> (carry, y_t)
+
+
+def lengths_to_mask(lengths: Array, num_steps: int) -> Array:
+    """The (T, B) mask of rows with `lengths` (B,) real steps at the front.
+
+    >>> import jax.numpy as jnp
+    >>> lengths_to_mask(jnp.array([0, 2]), 3).astype(int).tolist()
+    [[0, 1], [0, 1], [0, 0]]
+    """
+    return jnp.arange(num_steps)[:, None] < jnp.asarray(lengths)[None, :]
+
+
+def zero_padding(xs: Array, mask: Array | None) -> Array:
+    """`xs` (T, B, ...) with zeros where `mask` (T, B) is False; `xs` itself without a mask."""
+    return xs if mask is None else _select(mask, xs, jnp.zeros_like(xs))
+
+
+def scan_sequence(
+    step: Step,
+    carry: PyTree,
+    xs: PyTree,
+    mask: Array | None = None,
+    *,
+    reverse: bool = False,
+    unroll: int = 1,
+) -> tuple[PyTree, PyTree]:
+    """Runs `step` over time under the mask rule: the readable reference of every faster path.
+
+    Args:
+      step: ``step(carry, x_t) -> (carry, y_t)`` for one time step; carry leaves are (B, ...).
+      carry: the initial carry.
+      xs: leaves (T, B, ...). Where `mask` is False they must be finite: see `zero_padding`.
+      mask: (T, B) bool, True = real; None means that all are.
+      reverse: from the last step to the first; outputs stay at the time of their input.
+      unroll: steps per iteration of the compiled loop.
+
+    Returns:
+      The final carry, and the outputs, leaves (T, B, ...), zero where `mask` is False.
+    """
+    if mask is None:
+        return jax.lax.scan(step, carry, xs, reverse=reverse, unroll=unroll)
+
+    def masked_step(carry: PyTree, x_and_mask: tuple[PyTree, Array]) -> tuple[PyTree, PyTree]:
+        x, real = x_and_mask
+        new_carry, y = step(carry, x)
+        held = jax.tree.map(lambda new, old: _select(real, new, old), new_carry, carry)
+        return held, jax.tree.map(lambda leaf: _select(real, leaf, jnp.zeros_like(leaf)), y)
+
+    return jax.lax.scan(masked_step, carry, (xs, mask), reverse=reverse, unroll=unroll)
+
+
+def flip_rows(ys: Array, mask: Array | None) -> Array:
+    """Reverses each row of `ys` (T, B, ...) in time, up to its last real step; zeros follow.
+
+    This is the order in which a reversed layer produced its outputs, left aligned. Its own inverse
+    where the mask has no gaps.
+    """
+    if mask is None:
+        return jnp.flip(ys, axis=0)
+    time = jnp.arange(ys.shape[0])[:, None]
+    extent = jnp.max(jnp.where(mask, time + 1, 0), axis=0, keepdims=True)  # (1, B)
+    source = extent - 1 - time
+    index = jnp.maximum(source, 0).reshape(source.shape + (1,) * (ys.ndim - 2))
+    return _select(source >= 0, jnp.take_along_axis(ys, index, axis=0), jnp.zeros_like(ys))
+
+
+def _select(mask: Array, if_real: Array, otherwise: Array) -> Array:
+    """`jnp.where` with `mask` reaching over the trailing axes."""
+    return jnp.where(
+        mask.reshape(mask.shape + (1,) * (if_real.ndim - mask.ndim)), if_real, otherwise
+    )
