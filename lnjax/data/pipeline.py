@@ -1,0 +1,159 @@
+"""Batches from a sequence of records, read ahead by grain's threads.
+
+Training: the epochs form one endless sequence of records, each epoch a permutation that is a pure
+function of (seed, epoch); batch i is the i-th piece of that sequence. A batch is therefore known by
+its number alone: a pipeline resumes from that number, and the threads that read ahead cannot change
+the order. Evaluation: the records in their own order, once, the last batch filled up with rows of
+zeros.
+"""
+
+import functools
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import grain
+import numpy as np
+
+if TYPE_CHECKING:
+    from lnjax.data.preparation import Prepared
+
+Batch = dict[str, np.ndarray]
+Collate = Callable[[list[Mapping[str, Any]]], Batch]
+
+_READ_AHEAD = 8  # batches
+_STATE_KEYS = {"next_index"}
+
+
+class TrainBatches(Iterator[Batch]):
+    """The endless iterator of `train_batches`."""
+
+    def __init__(self, dataset: grain.IterDataset):
+        self._iterator = iter(dataset)
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, int]:
+        """The position, as JSON holds it: the number of batches taken so far."""
+        return dict(self._iterator.get_state())
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Continues at a position from `get_state`.
+
+        The state holds the position only: compare the `fingerprint` first, or another seed or data
+        set goes unnoticed.
+
+        Raises: ValueError if `state` is not of the form that `get_state` returns.
+        """
+        index = state.get("next_index")
+        if set(state) != _STATE_KEYS or type(index) is not int or index < 0:
+            raise ValueError(
+                f"state of the data pipeline {dict(state)!r}; "
+                "expected {'next_index': a number >= 0}"
+            )
+        self._iterator.set_state(dict(state))
+
+
+class EvalBatches:
+    """The re-iterable object of `eval_batches`; `len` is the number of batches."""
+
+    def __init__(self, dataset: grain.MapDataset, num_threads: int):
+        self._dataset, self._num_threads = dataset, num_threads
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._dataset.to_iter_dataset(_read_options(self._num_threads)))
+
+
+def train_batches(
+    source: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+    batch_size: int,
+    collate: Collate,
+    num_threads: int = 2,
+) -> TrainBatches:
+    """Endless shuffled batches; every record exactly once an epoch, across batches' borders.
+
+    Args:
+        source: records by index.
+        seed: with the number of the epoch it determines the order.
+        batch_size: records a batch, any positive number, also more than there are records.
+        collate: makes one batch of a list of records; called in the reading threads.
+        num_threads: threads that read ahead; the order does not depend on it.
+
+    Returns: an iterator of dicts of arrays with leading axis `batch_size`, with `get_state` and
+        `set_state`.
+    Raises: ValueError for an empty source or a batch size below 1.
+    """
+    _check(source, batch_size)
+    num_records = len(source)
+
+    @functools.lru_cache(maxsize=4)  # the epochs that the batches under way touch
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch]).permutation(num_records)
+
+    def load(number: int) -> Batch:
+        places = range(number * batch_size, (number + 1) * batch_size)
+        return collate([source[int(order(p // num_records)[p % num_records])] for p in places])
+
+    dataset = grain.MapDataset.range(sys.maxsize // batch_size).map(load)
+    return TrainBatches(dataset.to_iter_dataset(_read_options(num_threads)))
+
+
+def eval_batches(
+    source: Sequence[Mapping[str, Any]], *, batch_size: int, collate: Collate, num_threads: int = 2
+) -> EvalBatches:
+    """Every record exactly once in its own order; can be iterated again and again.
+
+    The last batch is filled up to `batch_size` with rows of zeros, so a `mask` of `collate` is
+    False there.
+
+    Args, Raises: as `train_batches`.
+    """
+    _check(source, batch_size)
+
+    def load(number: int) -> Batch:
+        places = range(number * batch_size, min((number + 1) * batch_size, len(source)))
+        batch = collate([source[place] for place in places])
+        missing = batch_size - len(places)
+        return {name: _pad_rows(array, missing) for name, array in batch.items()}
+
+    num_batches = -(-len(source) // batch_size)
+    return EvalBatches(grain.MapDataset.range(num_batches).map(load), num_threads)
+
+
+def fingerprint(prepared: "Prepared", *, seed: int, batch_size: int) -> dict[str, Any]:
+    """Everything that determines the order of the batches.
+
+    Store it with a state and compare it before `set_state`.
+    """
+    return {
+        "name": prepared.name,
+        "config": prepared.config,
+        "version": prepared.version,
+        "digest": prepared.digest,
+        "seed": seed,
+        "batch_size": batch_size,
+        "grain": importlib.metadata.version("grain"),
+        "numpy": np.__version__,  # its generators may change between versions
+    }
+
+
+def _check(source: Sequence, batch_size: int) -> None:
+    if len(source) == 0:
+        raise ValueError("the source has no records; a pipeline needs at least one")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+
+
+def _pad_rows(array: np.ndarray, missing: int) -> np.ndarray:
+    return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+
+
+def _read_options(num_threads: int) -> grain.ReadOptions:
+    return grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=_READ_AHEAD)
