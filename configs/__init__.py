@@ -1,0 +1,1 @@
+"""One config file per task; `common` has the keys that all of them share."""

@@ -1,0 +1,25 @@
+"""The keys that every config has. A config file starts from here and changes what differs."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.task = ""  # module of tasks/
+    config.seed = 0  # of parameters, data order and every random stream
+    config.num_steps = 1000  # optimizer steps
+    config.batch_size = 32  # examples per step, over all devices
+    config.eval_batch_size = 100  # examples per evaluation batch, over all devices
+    config.learning_rate = 1e-3  # of Adam, at the start
+    config.schedule = "constant"  # "constant" or "cosine" (down to a tenth at num_steps)
+    config.clip_norm = 10.0  # global norm of the gradient above which it is scaled; 0: never
+    config.norm = "layer"  # "layer" or "none"; a task may know more
+    config.dtype = "float32"  # of products and activations; parameters and statistics: float32
+    config.log_steps = 50  # write training metrics every so many steps
+    config.eval_steps = 500  # evaluate and sample every so many steps, and at the end
+    config.checkpoint_steps = 500  # write a checkpoint every so many steps, and at the end
+    config.steps_per_call = 1  # optimizer steps per dispatch; the three above are multiples of it
+    config.mesh = ConfigDict({"data": 1})  # devices that share each batch
+    config.data_dir = ""  # folder of the real data; "": the embedded set
+    config.nonfinite = "stop"  # at a loss that is not finite: "stop" the run or "skip" the update
+    return config

@@ -1,0 +1,182 @@
+"""Trains one experiment: ``python train.py --config=configs/handwriting.py``.
+
+  --config=configs/x.py[:variant]   what to train; ``--config.key=value`` overrides a key
+  --workdir=runs/x                  where everything goes; the same command again goes on from the
+                                    newest good checkpoint
+
+Exit codes: 0 done; 1 the loss was not finite; 2 wrong config, data or checkpoint, told in one line;
+75 stopped by SIGTERM or SIGINT after a checkpoint was written, so run the same command again.
+"""
+
+import math
+import pathlib
+import sys
+import time
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+import tasks
+from lnjax.data import DataError
+from lnjax.training import metrics, workdir
+from lnjax.training.checkpoint import CheckpointError, Checkpoints, refuse_changed_data
+from lnjax.training.evaluation import evaluate
+from lnjax.training.interrupt import EXIT_INTERRUPTED, Interrupt
+from lnjax.training.mesh import check_batch_size, make_mesh, place_batch, place_state
+from lnjax.training.optimizer import make_optimizer
+from lnjax.training.state import init_state
+from lnjax.training.step import run_shapes, train_step, train_steps
+from lnjax.training.writer import MetricsWriter, Progress
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/x.py[:variant]")
+_WORKDIR = flags.DEFINE_string("workdir", None, "default: runs/<task>")
+
+EXIT_NONFINITE, EXIT_REFUSED = 1, 2
+NUM_SAMPLES = 4
+
+
+def train(config: ConfigDict, folder: pathlib.Path) -> int:
+    """Trains, or goes on training, in `folder`; returns the exit code."""
+    # ------------------------------------------------------------------ what is asked for
+    check_steps(config)
+    module = tasks.load(config.task)
+    mesh = make_mesh(config.mesh.data)
+    check_batch_size(config.batch_size, mesh)
+    check_batch_size(config.eval_batch_size, mesh)
+    tx = make_optimizer(config)
+    workdir.refuse_changed_config(folder, config.to_dict())
+
+    # ------------------------------------------------------------------ data and task
+    data = module.make_data(config)
+    task = module.make_task(config, data.spec)
+    label = "{name}/{config}".format(**data.fingerprint)
+
+    # ------------------------------------------------------------------ state
+    rng = jax.random.key(config.seed)
+    position = data.train.get_state()
+    batch = place_batch(next(data.train), mesh)
+    data.train.set_state(position)
+    state = place_state(init_state(rng, batch, task=task, tx=tx), mesh)
+    shapes = run_shapes(batch, task=task, tx=tx)["sums"]
+    no_sums = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    sums, step = place_state(no_sums, mesh), 0
+
+    with Checkpoints(folder / "checkpoints") as checkpoints, Interrupt() as interrupt:
+        restored = checkpoints.restore({"state": state, "sums": sums})
+        if restored is not None:
+            for line in restored.refused:
+                tell(f"refused: {line}")
+            refuse_changed_data(restored.info["fingerprint"], data.fingerprint)
+            step, (state, sums) = restored.step, (restored.tree["state"], restored.tree["sums"])
+            data.train.set_state(restored.info["position"])
+            tell(f"going on from step {step} of {folder}")
+
+        # -------------------------------------------------------------- what the run leaves
+        workdir.describe(folder, step, config.to_dict(), data, batch)
+        num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        tell(f"{label}: {num_params:,} parameters, norm {config.norm}")
+        for baseline, value in data.baselines.items():
+            tell(f"{label}: {baseline}: {value:.3f}")
+
+        # -------------------------------------------------------------- the loop
+        with (
+            MetricsWriter(folder, resume_step=step) as writer,
+            Progress(config.num_steps, step) as progress,
+        ):
+            begin = time.perf_counter() - writer.seconds_spent
+            while step < config.num_steps:
+                if config.steps_per_call == 1:
+                    batch = place_batch(next(data.train), mesh)
+                    state, new = train_step(state, batch, rng, task=task, tx=tx)
+                else:
+                    several = [next(data.train) for _ in range(config.steps_per_call)]
+                    stacked = jax.tree.map(lambda *rows: np.stack(rows), *several)
+                    batches = place_batch(stacked, mesh, stacked=True)
+                    state, new = train_steps(state, batches, rng, task=task, tx=tx)
+                sums = metrics.add(sums, new)
+                step += config.steps_per_call
+
+                last = step >= config.num_steps
+                stopping = interrupt.requested is not None
+                logging_now = last or step % config.log_steps == 0
+                saving_now = last or stopping or step % config.checkpoint_steps == 0
+
+                if (logging_now or saving_now) and config.nonfinite == "stop":
+                    if not all(map(math.isfinite, metrics.on_host(sums)["loss"])):
+                        tell(f"error: the loss is not finite at or shortly before step {step};")
+                        tell("the checkpoints are older; --config.nonfinite=skip leaves such out")
+                        return EXIT_NONFINITE
+
+                if logging_now:
+                    values = metrics.finalize(sums, task, "train")
+                    sums = place_state(no_sums, mesh)
+                    writer.write(step, time.perf_counter() - begin, values)
+                    progress.update(step, values["train/loss"])
+
+                if last or step % config.eval_steps == 0:
+                    values = {}
+                    for split, batches in data.evals.items():
+                        values |= evaluate(state, batches, rng, task=task, mesh=mesh, prefix=split)
+                    writer.write(step, time.perf_counter() - begin, values)
+                    told = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+                    tell(f"{label}: step {step}  {told}")
+                    samples = task.sample(state.params, state.model_state, rng, NUM_SAMPLES)
+                    if samples is not None:
+                        sheet = folder / "samples" / f"{step:08d}.png"
+                        sheet.parent.mkdir(exist_ok=True)
+                        module.draw_samples(sheet, samples, title=f"{label}, step {step}")
+                        writer.image(step, "samples", sheet)
+
+                if saving_now:
+                    info = {"position": data.train.get_state(), "fingerprint": data.fingerprint}
+                    checkpoints.save(step, {"state": state, "sums": sums}, info)
+                if stopping and not last:
+                    return EXIT_INTERRUPTED
+    tell(f"done: {folder} is at step {step}")
+    return 0
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def check_steps(config: ConfigDict) -> None:
+    """Refuses numbers of steps that the loop would not meet."""
+    for key in ("num_steps", "log_steps", "eval_steps", "checkpoint_steps"):
+        if config[key] < 1 or config.steps_per_call < 1 or config[key] % config.steps_per_call:
+            raise ValueError(
+                f"{key}={config[key]} must be a positive multiple of"
+                f" steps_per_call={config.steps_per_call}"
+            )
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, but what is wrong with the config is told in one line."""
+    try:
+        rest = flags.FLAGS(argv)
+        _ = _CONFIG.value.task  # raises if the file could not be read
+    except (AttributeError, OSError, TypeError, ValueError, flags.Error) as error:
+        # A misspelt key comes as the repr of a repr; an error in the file with its whole traceback.
+        message = str(error).replace("\\n", "; ").replace("\\'", "'").rpartition("Error: ")[2]
+        tell(f"error: {' '.join(message.split())}")
+        sys.exit(EXIT_REFUSED)
+    return rest
+
+
+def main(argv: list[str]) -> int:
+    logging.set_verbosity(logging.WARNING)
+    config = _CONFIG.value
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"unknown argument {argv[1]!r}; overrides are --config.key=value")
+        return train(config, pathlib.Path(_WORKDIR.value or f"runs/{config.task}"))
+    except (DataError, CheckpointError, ValueError) as error:
+        tell(f"error: {error}")
+        return EXIT_REFUSED
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=parse_flags)
