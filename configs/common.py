@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config.checkpoint_steps = 500  # write a checkpoint every so many steps, and at the end
     config.steps_per_call = 1  # optimizer steps per dispatch; the three above are multiples of it
     config.mesh = ConfigDict({"data": 1})  # devices that share each batch
-    config.data_dir = ""  # folder of the real data; "": the embedded set
+    config.data = "embedded"  # "embedded", the set that needs no files, or "real"
+    config.data_dir = ""  # folder of the files of the real set
     config.nonfinite = "stop"  # at a loss that is not finite: "stop" the run or "skip" the update
     return config

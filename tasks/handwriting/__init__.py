@@ -134,8 +134,7 @@ def make_data(config: Any) -> TaskData:
     from lnjax.data.handwriting import Handwriting
     from lnjax.data.scripture import ALPHABET
 
-    kind = "real" if config.data_dir else "embedded"
-    prepared = preparation.prepare(Handwriting, kind, manual_dir=config.data_dir or None)
+    prepared = preparation.prepare(Handwriting, config.data, manual_dir=config.data_dir or None)
     spec = {
         "alphabet": ALPHABET,
         "offset_mean": list(prepared.statistics["offset_mean"]),
