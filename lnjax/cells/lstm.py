@@ -23,6 +23,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -60,7 +61,8 @@ def project_inputs(
     summed_x = product(xs, params.kernel, dtype)
     if norm == "layer":
         summed_x = layer_norm(summed_x, params.scale_x, epsilon=epsilon)
-    return summed_x + params.bias.astype(summed_x.dtype)
+    bias = jnp.broadcast_to(params.bias, summed_x.shape)
+    return summed_x + bias.astype(summed_x.dtype)
 
 
 def step(
@@ -117,6 +119,10 @@ def lstm(
     Returns:
       The final carry (c, h), and the outputs h (T, B, H).
 
+    Raises:
+      ValueError: `norm` or `implementation` is not known.
+      AssertionError: shapes or the mask's dtype are not those above.
+
     >>> import jax, jax.numpy as jnp
     >>> cell = LSTMCell(features=5)
     >>> xs = jax.random.normal(jax.random.key(0), (7, 2, 3))
@@ -129,6 +135,11 @@ def lstm(
     check_choice("norm", norm, ("layer", None))
     check_choice("implementation", implementation, ("auto", "scan"))
     xs = jnp.asarray(xs)
+    chex.assert_rank(xs, 3)
+    chex.assert_axis_dimension(params.kernel, 0, xs.shape[2])
+    if mask is not None:
+        chex.assert_shape(mask, xs.shape[:2])
+        chex.assert_type(mask, bool)
     if carry is None:
         features = params.recurrent_kernel.shape[0]
         zeros = jnp.zeros((xs.shape[1], features), statistics_dtype(xs.dtype))

@@ -49,7 +49,7 @@ class Outputs(NamedTuple):
 
 def gaussian_window(alpha: Array, beta: Array, kappa: Array, num_places: int) -> Array:
     """phi (B, U): the weight of each place u = 1..U under K Gaussians with parameters (B, K)."""
-    places = jnp.arange(1, num_places + 1, dtype=kappa.dtype)
+    places = jnp.arange(1, num_places + 1, dtype=kappa.dtype)[None, None, :]
     distance = kappa[:, :, None] - places
     return jnp.sum(alpha[:, :, None] * jnp.exp(-beta[:, :, None] * jnp.square(distance)), axis=1)
 
@@ -84,7 +84,7 @@ class WindowedCell(nn.Module):
             state, kappa, window = carry
             inputs = jnp.concatenate([x, window.astype(x.dtype)], axis=-1)
             state, h = self.cell.step(params, state, inputs)
-            hats = jnp.matmul(h.astype(bias.dtype), kernel) + bias
+            hats = jnp.matmul(h.astype(bias.dtype), kernel) + bias[None, :]
             alpha, beta, advance = jnp.split(jnp.exp(hats), 3, axis=-1)
             kappa = kappa + advance
             phi = gaussian_window(alpha, beta, kappa, letters.shape[1] + 1)

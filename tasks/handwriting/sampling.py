@@ -126,7 +126,7 @@ def _write(
     max_points: int,
 ) -> tuple[Array, Array, Array, Array]:
     batch, width = letters.shape
-    text_mask = jnp.arange(width) < lengths[:, None]
+    text_mask = jnp.arange(width)[None, :] < lengths[:, None]
 
     def body(loop: _Loop) -> _Loop:
         carry, outputs = network.apply(
