@@ -222,7 +222,8 @@ def _base(manual_dir: Path | None) -> Path:
     """The folder that holds the lists; DataError with the expected tree if a part is missing."""
     if manual_dir is None:
         raise DataError(
-            f"handwriting/real: no folder was given (--config.data_dir in training); expected the one of IAM-OnDB:\n{TREE}"
+            "handwriting/real: no folder was given (in training: --config.data_dir);"
+            f" expected the one of IAM-OnDB:\n{TREE}"
         )
     base = manual_dir / "iam" if (manual_dir / "iam").is_dir() else manual_dir
     missing = [name for name in ("lineStrokes", "ascii") if _folder(base, name) is None]
