@@ -15,14 +15,14 @@ VARIANTS = ("paper", "smoke")
 def get_config(variant: str = "") -> ConfigDict:
     config = common.get_config()
     config.task = "handwriting"
-    config.num_steps = 1200
+    config.num_steps = 1000
     config.batch_size = 16
     config.learning_rate = 5e-3
     config.schedule = "cosine"
     config.clip_norm = 10.0
     config.log_steps = 50
-    config.eval_steps = 400
-    config.checkpoint_steps = 400
+    config.eval_steps = 500
+    config.checkpoint_steps = 500
 
     config.features = 64  # units of each LSTM
     config.num_layers = 3
@@ -30,8 +30,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.mixture_components = 8
     config.points_per_letter = 12.0  # the pace at which the window starts to move
     config.sigma_floor = 0.02  # added to the deviations, in units of the normalized offsets
-    config.max_points = 256  # of longer lines the first points are taken
-    config.max_letters = 24  # of longer texts the first letters are read
+    config.max_points = 224  # of longer lines the first points are taken
+    config.max_letters = 20  # of longer texts the first letters are read
     config.eval_split = "validation"
 
     if variant == "paper":

@@ -113,8 +113,8 @@ def lstm(
       dtype: of the operands of the products and of the outputs; None: that of the inputs.
       reverse: from the last step to the first; outputs stay at the time of their input.
       unroll: steps per iteration of the compiled loop.
-      implementation: "scan", the plain scan over `step`, or "auto", the best path there is; today
-        they are the same.
+      implementation: "scan", the plain scan over `step`; or "auto", the best path there is: today
+        the scan that recomputes each step in the backward pass.
 
     Returns:
       The final carry (c, h), and the outputs h (T, B, H).
@@ -147,7 +147,15 @@ def lstm(
     xs = zero_padding(xs, mask)
     projected = project_inputs(params, xs, norm=norm, epsilon=epsilon, dtype=dtype)
     one_step = partial(step, params, norm=norm, epsilon=epsilon, dtype=dtype)
-    carry, ys = scan_sequence(one_step, carry, projected, mask, reverse=reverse, unroll=unroll)
+    carry, ys = scan_sequence(
+        one_step,
+        carry,
+        projected,
+        mask,
+        reverse=reverse,
+        unroll=unroll,
+        remat=implementation == "auto",
+    )
     return carry, ys.astype(xs.dtype if dtype is None else dtype)
 
 

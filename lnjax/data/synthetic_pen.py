@@ -17,16 +17,16 @@ from lnjax.data.offsets import to_offsets
 
 FONT = "scripts"
 SPACING = 3.6  # font units between neighbouring points of one stroke, before the size is applied
-JITTER = 0.3  # font units, standard deviation of the noise before smoothing
+JITTER = 0.2  # font units, standard deviation of the noise before smoothing
 SMOOTHING = (0.25, 0.5, 0.25)  # taps of the smoothing of the noise along the pen's path
 JOIN = (
     0.75  # font units: strokes whose ends are nearer than this are written without lifting the pen
 )
 RESOLUTION = 64  # positions a font unit: a machine's last bits of sin or log are rounded away
-SLANT = (-0.25, 0.35)  # horizontal shift per unit of height
-ASPECT = (0.8, 1.2)  # horizontal stretch
-SIZE = (0.8, 1.25)  # overall scale
-WAVE_HEIGHT = (0.0, 2.0)  # font units, amplitude of the baseline wave
+SLANT = (-0.15, 0.3)  # horizontal shift per unit of height
+ASPECT = (0.85, 1.15)  # horizontal stretch
+SIZE = (0.85, 1.15)  # overall scale
+WAVE_HEIGHT = (0.0, 1.5)  # font units, amplitude of the baseline wave
 WAVE_LENGTH = (150.0, 400.0)  # font units, period of the baseline wave
 
 

@@ -134,6 +134,7 @@ class RNN(nn.Module):
             mask,
             reverse=reverse,
             unroll=self.unroll,
+            remat=self.implementation == "auto",
         )
 
 

@@ -43,6 +43,7 @@ def scan_sequence(
     *,
     reverse: bool = False,
     unroll: int = 1,
+    remat: bool = False,
 ) -> tuple[PyTree, PyTree]:
     """Runs `step` over time under the mask rule: the readable reference of every faster path.
 
@@ -53,10 +54,15 @@ def scan_sequence(
       mask: (T, B) bool, True = real; None means that all are.
       reverse: from the last step to the first; outputs stay at the time of their input.
       unroll: steps per iteration of the compiled loop.
+      remat: compute each step once more in the backward pass instead of storing what is inside it.
+        Memory per step falls to the carry and the input; on a CPU, where storing costs more than
+        computing, so does the time.
 
     Returns:
       The final carry, and the outputs, leaves (T, B, ...), zero where `mask` is False.
     """
+    if remat:
+        step = jax.checkpoint(step, prevent_cse=False)  # a scan cannot undo it by merging
     if mask is None:
         return jax.lax.scan(step, carry, xs, reverse=reverse, unroll=unroll)
 

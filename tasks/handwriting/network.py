@@ -91,7 +91,7 @@ class WindowedCell(nn.Module):
             window = jnp.einsum("bu,bua->ba", phi[:, :-1], letters)
             return (state, kappa, window), (h, window, phi)
 
-        return scan_sequence(step, carry, xs, mask)
+        return scan_sequence(step, carry, xs, mask, remat=True)
 
 
 class SynthesisNetwork(nn.Module):
