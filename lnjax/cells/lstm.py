@@ -15,8 +15,8 @@ Conventions, because six different functions go by this name:
   (Counted as the paper writes them there would be 8H more parameters.)
 * Gates lie in the order i, f, g, o. No peepholes. No offset on the forget gate.
 * Gain 1, bias 0 at the start; epsilon 1e-5 inside the root.
-* Summed inputs, statistics, gates and carry are at least float32, whatever `dtype` the products
-  and outputs have.
+* Summed inputs, statistics and gates are at least float32, whatever `dtype` the products and
+  outputs have. The carry keeps the dtype that it starts with, float32 unless it is given another.
 """
 
 from collections.abc import Callable
@@ -58,6 +58,7 @@ def project_inputs(
     dtype: DType | None = None,
 ) -> Array:
     """The input side of the gates, (..., D) -> (..., 4H), for any number of time steps at once."""
+    check_choice("norm", norm, ("layer", None))
     summed_x = product(xs, params.kernel, dtype)
     if norm == "layer":
         summed_x = layer_norm(summed_x, params.scale_x, epsilon=epsilon)
@@ -75,6 +76,7 @@ def step(
     dtype: DType | None = None,
 ) -> tuple[LSTMCarry, Array]:
     """One step: carry (c, h) each (B, H), projected_x (B, 4H) -> new carry, output h (B, H)."""
+    check_choice("norm", norm, ("layer", None))
     c, h = carry
     summed_h = product(h, params.recurrent_kernel, dtype)
     if norm == "layer":
@@ -105,12 +107,14 @@ def lstm(
 
     Args:
       params: an `LSTMParams`.
-      xs: (T, B, D).
+      xs: (T, B, D); further batch axes may follow B.
       carry: initial (c, h), each (B, H); None means zeros, in at least float32.
       mask: (T, B) bool, True = real. A step that is not real holds the carry and outputs zero.
       norm: "layer" or None.
       epsilon: of the layer norms.
-      dtype: of the operands of the products and of the outputs; None: that of the inputs.
+      dtype: of the operands of the products and of the outputs. None: the products are taken in the
+        common dtype of inputs and parameters, and the outputs have that of the inputs (that of the
+        parameters if the inputs are integers).
       reverse: from the last step to the first; outputs stay at the time of their input.
       unroll: steps per iteration of the compiled loop.
       implementation: "scan", the plain scan over `step`; or "auto", the best path there is: today
@@ -134,15 +138,14 @@ def lstm(
     """
     check_choice("norm", norm, ("layer", None))
     check_choice("implementation", implementation, ("auto", "scan"))
-    xs = jnp.asarray(xs)
-    chex.assert_rank(xs, 3)
-    chex.assert_axis_dimension(params.kernel, 0, xs.shape[2])
+    params, carry, xs = _as_arrays(params, carry, xs)
+    chex.assert_axis_dimension(params.kernel, 0, xs.shape[-1])
     if mask is not None:
-        chex.assert_shape(mask, xs.shape[:2])
+        chex.assert_shape(mask, xs.shape[:-1])
         chex.assert_type(mask, bool)
     if carry is None:
         features = params.recurrent_kernel.shape[0]
-        zeros = jnp.zeros((xs.shape[1], features), statistics_dtype(xs.dtype))
+        zeros = jnp.zeros((*xs.shape[1:-1], features), statistics_dtype(xs.dtype))
         carry = (zeros, zeros)
     xs = zero_padding(xs, mask)
     projected = project_inputs(params, xs, norm=norm, epsilon=epsilon, dtype=dtype)
@@ -159,17 +162,26 @@ def lstm(
     return carry, ys.astype(xs.dtype if dtype is None else dtype)
 
 
+def _as_arrays(
+    params: LSTMParams, carry: LSTMCarry | None, x: Array
+) -> tuple[LSTMParams, LSTMCarry | None, Array]:
+    """NumPy becomes jax (float64 falls to float32 unless x64 is on), integer inputs floats."""
+    params, carry, x = jax.tree.map(jnp.asarray, (params, carry, x))
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    return params, carry, x if is_float else x.astype(params.kernel.dtype)
+
+
 class LSTMCell(Cell):
     """LSTM cell with layer normalization; equations and conventions at the head of this module.
 
-    A drop-in for `flax.linen.LSTMCell`: the carry is ``(c, h)``, and it works under
+    Called as `flax.linen.LSTMCell` is, with the same carry ``(c, h)``; it works under
     `flax.linen.RNN` as under `lnjax.RNN`.
 
     Attributes:
       features: H.
       norm: "layer", or None for the plain LSTM.
       epsilon: of the layer norms.
-      dtype: of the operands of the products and of the outputs; None: that of the inputs.
+      dtype: of the operands of the products and of the outputs; None: see `lnjax.lstm`.
       param_dtype: of the parameters, and of the initial carry.
       kernel_init: for each (D, H) gate block of `kernel`.
       recurrent_kernel_init: for each (H, H) gate block of `recurrent_kernel`.
@@ -224,6 +236,7 @@ class LSTMCell(Cell):
 
     def step(self, params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
         """One step as a pure function: carry (c, h), x (..., D) -> new carry, output (..., H)."""
+        params, carry, x = _as_arrays(params, carry, x)
         projected = project_inputs(
             params, x, norm=self.norm, epsilon=self.epsilon, dtype=self.dtype
         )

@@ -16,11 +16,13 @@ from lnjax.typing import Array, PRNGKey, PyTree
 
 
 class RNN(nn.Module):
-    """Runs a recurrent cell over time: a drop-in for `flax.linen.RNN`, for any Flax cell.
+    """Runs a recurrent cell over time: called as `flax.linen.RNN` is, for any Flax cell.
 
-    Beyond Flax's: an arbitrary `mask`; a step that is not real holds the carry and outputs zero; a
-    row of length 0 returns its initial carry; NaN in the padding reaches neither outputs nor
-    gradients; the final carry costs no stack of all carries.
+    Without Flax's lifting arguments (`variable_axes`, `variable_broadcast`, `variable_carry`,
+    `split_rngs`): a cell has parameters and nothing else. Beyond Flax's: an arbitrary `mask`; a
+    step that is not real holds the carry and outputs zero; a row of length 0 returns its initial
+    carry; NaN in the padding reaches neither outputs nor gradients; the final carry costs no stack
+    of all carries.
 
     Attributes:
       cell: an `lnjax` cell or any `flax.linen.RNNCellBase` with parameters only (no other state, no
@@ -66,10 +68,11 @@ class RNN(nn.Module):
         """Applies the cell to `inputs`.
 
         Args:
-          inputs: (B, T, D), or (T, B, D) if time-major; further batch axes may follow B.
+          inputs: (B, T, D), or (T, B, D) if time-major. As in Flax there may be any number of batch
+            axes, also none: (..., T, D), or (T, ..., D).
           initial_carry: as the cell's `initialize_carry` makes it, which is the default.
-          init_key: for a random initial carry; default: the "carry" stream if there is one, else a
-            constant key.
+          init_key: for a random initial carry; default: the "carry" stream if there is one (Flax's
+            RNN does not look for it), else a constant key.
           seq_lengths: (B,) integers, the number of real steps at the front of each row.
           mask: bool, (B, T) or (T, B) if time-major, True = real; gaps are allowed. With
             `seq_lengths` a step must be real by both.
@@ -87,10 +90,10 @@ class RNN(nn.Module):
         keep_order = self.keep_order if keep_order is None else keep_order
 
         inputs = jnp.asarray(inputs)
-        xs = inputs if time_major else jnp.swapaxes(inputs, 0, 1)
-        if mask is not None and not time_major:
-            mask = jnp.swapaxes(jnp.asarray(mask), 0, 1)
-        mask = _real_steps(xs, seq_lengths, mask)
+        batch_axes = inputs.ndim - 1 - self.cell.num_feature_axes
+        time_axis = 0 if time_major else batch_axes  # in Flax, all axes before time are batch axes
+        mask = _real_steps(inputs.shape[: batch_axes + 1], time_axis, seq_lengths, mask)
+        xs = jnp.moveaxis(inputs, time_axis, 0)
 
         if initial_carry is None:
             if init_key is None:
@@ -101,7 +104,7 @@ class RNN(nn.Module):
         if reverse and not keep_order:
             ys = jax.tree.map(lambda leaf: flip_rows(leaf, mask), ys)
         if not time_major:
-            ys = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), ys)
+            ys = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, time_axis), ys)
         return (carry, ys) if return_carry else ys
 
     def _run(
@@ -125,8 +128,14 @@ class RNN(nn.Module):
             )
         xs = zero_padding(xs, mask)
         if self.is_initializing():
-            self.cell(carry, xs[0])  # declares the parameters; the loop below only reads them
+            # Declares the parameters; the loop below only reads them.
+            self.cell(carry, jnp.zeros(xs.shape[1:], xs.dtype))
         cell, variables = self.cell.unbind()
+        if state := sorted(set(variables) - {"params"}):
+            raise ValueError(
+                f"{type(cell).__name__} has the collections {', '.join(state)}, which would not be"
+                " carried over time here; lnjax.RNN takes cells with parameters only"
+            )
         return scan_sequence(
             lambda c, x: cell.apply(variables, c, x),
             carry,
@@ -138,20 +147,28 @@ class RNN(nn.Module):
         )
 
 
-def _real_steps(xs: Array, seq_lengths: Array | None, mask: Array | None) -> Array | None:
-    """One (T, B) mask of `seq_lengths` and `mask`, or None if there is neither."""
-    num_steps, batch = xs.shape[:2]
-    if mask is not None and mask.shape != (num_steps, batch):
-        raise ValueError(
-            f"mask has shape {mask.shape} (time first), but the inputs have {num_steps} time steps"
-            f" and {batch} rows"
-        )
-    if mask is not None and mask.dtype != jnp.bool_:
-        raise ValueError(f"mask must be bool (True = real), got {mask.dtype}")
+def _real_steps(
+    steps: tuple[int, ...], time_axis: int, seq_lengths: Array | None, mask: Array | None
+) -> Array | None:
+    """One mask (T, ...) of `seq_lengths` and `mask`, or None if there is neither.
+
+    `steps` is the shape of the inputs up to their features, with time on `time_axis`.
+    """
+    batch = steps[:time_axis] + steps[time_axis + 1 :]
+    if mask is not None:
+        mask = jnp.asarray(mask)
+        if mask.shape != steps:
+            raise ValueError(f"mask has shape {mask.shape}, but the inputs have steps {steps}")
+        if mask.dtype != jnp.bool_:
+            raise ValueError(f"mask must be bool (True = real), got {mask.dtype}")
+        mask = jnp.moveaxis(mask, time_axis, 0)
     if seq_lengths is None:
         return mask
     seq_lengths = jnp.asarray(seq_lengths)
-    if seq_lengths.shape != (batch,):
-        raise ValueError(f"seq_lengths has shape {seq_lengths.shape}, expected ({batch},)")
-    real = lengths_to_mask(seq_lengths, num_steps)
+    if seq_lengths.shape != batch or not jnp.issubdtype(seq_lengths.dtype, jnp.integer):
+        raise ValueError(
+            f"seq_lengths must be integers of shape {batch},"
+            f" got {seq_lengths.dtype} {seq_lengths.shape}"
+        )
+    real = lengths_to_mask(seq_lengths, steps[time_axis])
     return real if mask is None else real & mask

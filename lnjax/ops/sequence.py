@@ -27,7 +27,8 @@ def lengths_to_mask(lengths: Array, num_steps: int) -> Array:
     >>> lengths_to_mask(jnp.array([0, 2]), 3).astype(int).tolist()
     [[0, 1], [0, 1], [0, 0]]
     """
-    return jnp.arange(num_steps)[:, None] < jnp.asarray(lengths)[None, :]
+    lengths = jnp.asarray(lengths)
+    return jnp.arange(num_steps).reshape((-1,) + (1,) * lengths.ndim) < lengths[None]
 
 
 def zero_padding(xs: Array, mask: Array | None) -> Array:
@@ -83,10 +84,10 @@ def flip_rows(ys: Array, mask: Array | None) -> Array:
     """
     if mask is None:
         return jnp.flip(ys, axis=0)
-    time = jnp.arange(ys.shape[0])[:, None]
-    extent = jnp.max(jnp.where(mask, time + 1, 0), axis=0, keepdims=True)  # (1, B)
+    time = jnp.arange(ys.shape[0]).reshape((-1,) + (1,) * (mask.ndim - 1))
+    extent = jnp.max(jnp.where(mask, time + 1, 0), axis=0, keepdims=True, initial=0)  # (1, B)
     source = extent - 1 - time
-    index = jnp.maximum(source, 0).reshape(source.shape + (1,) * (ys.ndim - 2))
+    index = jnp.maximum(source, 0).reshape(source.shape + (1,) * (ys.ndim - mask.ndim))
     return _select(source >= 0, jnp.take_along_axis(ys, index, axis=0), jnp.zeros_like(ys))
 
 
