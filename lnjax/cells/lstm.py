@@ -138,7 +138,7 @@ def lstm(
     """
     check_choice("norm", norm, ("layer", None))
     check_choice("implementation", implementation, ("auto", "scan"))
-    params, carry, xs = _as_arrays(params, carry, xs)
+    params, xs = _as_arrays(params, xs)
     chex.assert_axis_dimension(params.kernel, 0, xs.shape[-1])
     if mask is not None:
         chex.assert_shape(mask, xs.shape[:-1])
@@ -147,6 +147,7 @@ def lstm(
         features = params.recurrent_kernel.shape[0]
         zeros = jnp.zeros((*xs.shape[1:-1], features), statistics_dtype(xs.dtype))
         carry = (zeros, zeros)
+    carry = jax.tree.map(jnp.asarray, carry)
     xs = zero_padding(xs, mask)
     projected = project_inputs(params, xs, norm=norm, epsilon=epsilon, dtype=dtype)
     one_step = partial(step, params, norm=norm, epsilon=epsilon, dtype=dtype)
@@ -162,13 +163,11 @@ def lstm(
     return carry, ys.astype(xs.dtype if dtype is None else dtype)
 
 
-def _as_arrays(
-    params: LSTMParams, carry: LSTMCarry | None, x: Array
-) -> tuple[LSTMParams, LSTMCarry | None, Array]:
+def _as_arrays(params: LSTMParams, xs: Array) -> tuple[LSTMParams, Array]:
     """NumPy becomes jax (float64 falls to float32 unless x64 is on), integer inputs floats."""
-    params, carry, x = jax.tree.map(jnp.asarray, (params, carry, x))
-    is_float = jnp.issubdtype(x.dtype, jnp.floating)
-    return params, carry, x if is_float else x.astype(params.kernel.dtype)
+    params, xs = jax.tree.map(jnp.asarray, (params, xs))
+    is_float = jnp.issubdtype(xs.dtype, jnp.floating)
+    return params, xs if is_float else xs.astype(params.kernel.dtype)
 
 
 class LSTMCell(Cell):
@@ -236,7 +235,8 @@ class LSTMCell(Cell):
 
     def step(self, params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
         """One step as a pure function: carry (c, h), x (..., D) -> new carry, output (..., H)."""
-        params, carry, x = _as_arrays(params, carry, x)
+        params, x = _as_arrays(params, x)
+        carry = jax.tree.map(jnp.asarray, carry)
         projected = project_inputs(
             params, x, norm=self.norm, epsilon=self.epsilon, dtype=self.dtype
         )
