@@ -1,3 +1,4 @@
+import functools
 import math
 from functools import partial
 
@@ -6,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.extend.core import jaxprs_in_params
 
 import lnjax
 from lnjax.cells import LSTMCell, LSTMParams
 from lnjax.cells.lstm import project_inputs, step
 from tests import oracles
+from tests.jaxprs import equations
 
 T, B, D, H = 4, 3, 2, 3
 NORMS = ["layer", None]
@@ -318,15 +319,6 @@ def test_the_number_of_parameters(features, in_features, norm, count):
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables)) == count
 
 
-def dots(jaxpr):
-    """All matrix products of a jaxpr, those inside loops and calls included."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from dots(inner)
-
-
 def to_bfloat16(a):
     return np.asarray(np.asarray(a, np.float32).astype(jnp.bfloat16), np.float64)
 
@@ -346,7 +338,7 @@ def test_products_have_operands_in_dtype_and_sums_in_float32(rng):
     closed = jax.make_jaxpr(
         lambda params, xs, carry: lnjax.lstm(params, xs, carry, dtype=jnp.bfloat16)
     )(LSTMParams(**params), xs, carry)
-    products = list(dots(closed.jaxpr))
+    products = [e for e in equations(closed.jaxpr) if e.primitive.name == "dot_general"]
     assert len(products) == 2
     for equation in products:
         assert {v.aval.dtype for v in equation.invars} == {jnp.dtype(jnp.bfloat16)}
@@ -406,6 +398,16 @@ def test_an_unknown_norm_is_refused_with_the_choices(rng, call):
     params, xs, carry = random_case(rng)
     with pytest.raises(ValueError, match=r"norm='batch'.*'layer', None"):
         call(LSTMParams(**params), xs, carry)
+
+
+@pytest.mark.parametrize(("implementation", "recomputes"), [("scan", False), ("auto", True)])
+def test_each_implementation_is_the_one_that_is_taken(rng, implementation, recomputes):
+    params, xs, carry = random_case(rng, "layer")
+    run = functools.partial(lnjax.lstm, implementation=implementation)
+    traced = jax.make_jaxpr(run)(LSTMParams(**params), xs, carry)
+    names = {equation.primitive.name for equation in equations(traced.jaxpr)}
+    assert "scan" in names
+    assert bool(names & {"checkpoint", "remat", "remat2"}) == recomputes
 
 
 def test_an_unknown_implementation_is_refused_with_the_choices(rng):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.extend.core import jaxprs_in_params
 
 import lnjax
+from tests.jaxprs import equations
 
 B, T, D, H = 4, 5, 3, 4
 LENGTHS = np.array([5, 1, 3, 2])  # none is 0: there Flax differs, see the tests of its defects
@@ -357,19 +357,12 @@ def test_gradients_reach_a_given_initial_carry_and_only_its_row(xs, rng, cell):
 
 
 def loops(jaxpr):
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in ("scan", "while"):
-            yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from loops(inner)
+    return [e for e in equations(jaxpr) if e.primitive.name in ("scan", "while")]
 
 
 def products(jaxpr):
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield tuple(v.aval.shape for v in equation.invars)
-        for inner in jaxprs_in_params(equation.params):
-            yield from products(inner)
+    found = [e for e in equations(jaxpr) if e.primitive.name == "dot_general"]
+    return [tuple(v.aval.shape for v in e.invars) for e in found]
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -386,7 +379,7 @@ def test_one_loop_and_the_product_of_inputs_stands_before_it(norm, masked):
     assert loop.params["length"] == num_steps
     of_state = ((batch, features), (features, 4 * features))
     of_inputs = ((num_steps, batch, in_features), (in_features, 4 * features))
-    assert list(products(loop.params["jaxpr"].jaxpr)) == [of_state]
+    assert products(loop.params["jaxpr"].jaxpr) == [of_state]
     assert sorted(products(jaxpr)) == sorted([of_state, of_inputs])
 
 
