@@ -76,7 +76,9 @@ def per_gate(init: Callable[..., Array], num_gates: int) -> Callable[..., Array]
     def stacked(rng: PRNGKey, shape: Sequence[int], dtype: DType = jnp.float32) -> Array:
         rows, columns = shape
         keys = jax.random.split(rng, num_gates)
-        blocks = [init(key, (rows, columns // num_gates), dtype) for key in keys]
-        return jnp.concatenate(blocks, axis=1)
+        # Drawn wide: the decomposition behind an orthogonal matrix has no half precision.
+        wide = normalization.statistics_dtype(dtype)
+        blocks = [init(key, (rows, columns // num_gates), wide) for key in keys]
+        return jnp.concatenate(blocks, axis=1).astype(dtype)
 
     return stacked

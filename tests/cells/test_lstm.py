@@ -371,8 +371,12 @@ def test_dtypes(rng, inputs, dtype, output):
 
 @pytest.mark.parametrize("param_dtype", ["float16", "bfloat16"])
 def test_param_dtype_is_that_of_every_parameter(param_dtype):
-    variables = shapes_of_parameters(LSTMCell(4, param_dtype=param_dtype), 3)
+    cell = LSTMCell(4, param_dtype=param_dtype)
+    carry = cell.initialize_carry(jax.random.key(0), (2, 3))
+    variables = cell.init(jax.random.key(1), carry, jnp.zeros((2, 3)))
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(param_dtype)}
+    block = np.asarray(variables["params"]["recurrent_kernel"][:, :4], np.float32)
+    np.testing.assert_allclose(block.T @ block, np.eye(4), atol=0.03)
 
 
 def test_integer_inputs_are_numbers_as_in_flax(rng):
