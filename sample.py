@@ -8,7 +8,6 @@ needed. Exit codes: 0 done; 2 wrong input, told in one line.
 """
 
 import pathlib
-import sys
 from collections.abc import Callable
 
 import jax
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 import tasks
 from lnjax.training import workdir
 from lnjax.training.checkpoint import CheckpointError, Checkpoints
+from lnjax.training.command import EXIT_REFUSED, flags_parser, tell
 from lnjax.training.optimizer import make_optimizer
 from lnjax.training.state import TrainState
 from lnjax.training.step import run_shapes
@@ -29,8 +29,6 @@ _SEED = flags.DEFINE_integer("seed", 0, "another seed, another hand")
 _OUT = flags.DEFINE_string("out", "sample.svg", "file to write")
 _TEXT = flags.DEFINE_multi_string("text", None, "handwriting: a line to write; may be repeated")
 _BIAS = flags.DEFINE_float("bias", 0.5, "handwriting: 0 is as varied as learned, larger is neater")
-
-EXIT_REFUSED = 2
 
 
 def load(folder: pathlib.Path) -> tuple[Task, TrainState, int]:
@@ -49,7 +47,7 @@ def load(folder: pathlib.Path) -> tuple[Task, TrainState, int]:
     if restored is None:
         raise ValueError(f"{folder} has no checkpoint yet; let train.py write one")
     for line in restored.refused:
-        print(f"refused: {line}", file=sys.stderr)
+        tell(f"refused: {line}")
     return task, restored.tree["state"], restored.step
 
 
@@ -62,15 +60,13 @@ def write_text(task: HandwritingTask, state: TrainState, rng: jax.Array, out: pa
     drawing.write(out, [line.strokes for line in written], texts=texts)
     for line in written:
         if not line.finished:
-            print(f"not finished, the pen lost its way: {line.text!r}", file=sys.stderr)
+            tell(f"not finished, the pen lost its way: {line.text!r}")
 
 
 USES: dict[str, Callable[..., None]] = {"handwriting": write_text}  # by the task of the run
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}; did you forget --text= and quotes?")
+def main(_: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     out = pathlib.Path(_OUT.value)
     try:
@@ -79,11 +75,11 @@ def main(argv: list[str]) -> int:
         task, state, step = load(pathlib.Path(_WORKDIR.value))
         USES[task.name](task, state, jax.random.key(_SEED.value), out)
     except (CheckpointError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         return EXIT_REFUSED
     print(f"{out} (step {step} of {_WORKDIR.value})")
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=flags_parser())

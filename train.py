@@ -4,13 +4,12 @@
   --workdir=runs/x                  where everything goes; the same command again goes on from the
                                     newest good checkpoint
 
-Exit codes: 0 done; 1 the loss was not finite; 2 wrong config, data or checkpoint, told in one line;
+Exit codes: 0 done; 1 loss or gradient was not finite; 2 wrong config, data or checkpoint;
 75 stopped by SIGTERM or SIGINT after a checkpoint was written, so run the same command again.
 """
 
 import math
 import pathlib
-import sys
 import time
 
 import jax
@@ -22,6 +21,7 @@ import tasks
 from lnjax.data import DataError
 from lnjax.training import metrics, workdir
 from lnjax.training.checkpoint import CheckpointError, Checkpoints, refuse_changed_data
+from lnjax.training.command import EXIT_REFUSED, flags_parser, tell
 from lnjax.training.evaluation import evaluate
 from lnjax.training.interrupt import EXIT_INTERRUPTED, Interrupt
 from lnjax.training.mesh import check_batch_size, make_mesh, place_batch, place_state
@@ -33,7 +33,7 @@ from lnjax.training.writer import MetricsWriter, Progress
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/x.py[:variant]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "default: runs/<task>")
 
-EXIT_NONFINITE, EXIT_REFUSED = 1, 2
+EXIT_NONFINITE = 1
 NUM_SAMPLES = 4
 
 
@@ -71,6 +71,7 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
             refuse_changed_data(restored.info["fingerprint"], data.fingerprint)
             step, (state, sums) = restored.step, (restored.tree["state"], restored.tree["sums"])
             data.train.set_state(restored.info["position"])
+            check_steps(config, step)
             tell(f"going on from step {step} of {folder}")
 
         # -------------------------------------------------------------- what the run leaves
@@ -104,9 +105,13 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
                 saving_now = last or stopping or step % config.checkpoint_steps == 0
 
                 if (logging_now or saving_now) and config.nonfinite == "stop":
-                    if not all(map(math.isfinite, metrics.on_host(sums)["loss"])):
-                        tell(f"error: the loss is not finite at or shortly before step {step};")
-                        tell("the checkpoints are older; --config.nonfinite=skip leaves such out")
+                    host = metrics.on_host(sums)
+                    if not all(map(math.isfinite, (*host["loss"], *host["grad_norm"]))):
+                        tell(
+                            f"error: loss or gradient not finite at or shortly before step {step};"
+                            " the checkpoints are older. A run with --config.nonfinite=skip leaves"
+                            " such updates out"
+                        )
                         return EXIT_NONFINITE
 
                 if logging_now:
@@ -138,39 +143,25 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
     return 0
 
 
-def tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def check_steps(config: ConfigDict) -> None:
-    """Refuses numbers of steps that the loop would not meet."""
+def check_steps(config: ConfigDict, step: int = 0) -> None:
+    """Refuses numbers of steps that the loop, going on at `step`, would not meet."""
     for key in ("num_steps", "log_steps", "eval_steps", "checkpoint_steps"):
         if config[key] < 1 or config.steps_per_call < 1 or config[key] % config.steps_per_call:
             raise ValueError(
                 f"{key}={config[key]} must be a positive multiple of"
                 f" steps_per_call={config.steps_per_call}"
             )
+    if step % config.steps_per_call:
+        raise ValueError(
+            f"the run is at step {step}, from where steps_per_call={config.steps_per_call} does not"
+            f" meet num_steps={config.num_steps}; set it to 1, or to a divisor of {step}"
+        )
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, but what is wrong with the config is told in one line."""
-    try:
-        rest = flags.FLAGS(argv)
-        _ = _CONFIG.value.task  # raises if the file could not be read
-    except (AttributeError, OSError, TypeError, ValueError, flags.Error) as error:
-        # A misspelt key comes as the repr of a repr; an error in the file with its whole traceback.
-        message = str(error).replace("\\n", "; ").replace("\\'", "'").rpartition("Error: ")[2]
-        tell(f"error: {' '.join(message.split())}")
-        sys.exit(EXIT_REFUSED)
-    return rest
-
-
-def main(argv: list[str]) -> int:
+def main(_: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     config = _CONFIG.value
     try:
-        if len(argv) > 1:
-            raise ValueError(f"unknown argument {argv[1]!r}; overrides are --config.key=value")
         return train(config, pathlib.Path(_WORKDIR.value or f"runs/{config.task}"))
     except (DataError, CheckpointError, ValueError) as error:
         tell(f"error: {error}")
@@ -179,4 +170,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=flags_parser(lambda: _CONFIG.value.task))

@@ -31,6 +31,8 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     Raises:
       ValueError: a value is not one of the known ones.
     """
+    if not config.clip_norm >= 0:
+        raise ValueError(f"clip_norm={config.clip_norm} must be positive, or 0 for no clipping")
     links = [] if config.clip_norm == 0 else [optax.clip_by_global_norm(config.clip_norm)]
     tx = optax.chain(*links, optax.adam(learning_rate(config)))
     if config.nonfinite == "stop":

@@ -37,7 +37,7 @@ def train_step(
     (_, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    sums = {**aux.sums, "grad_norm": (optax.global_norm(grads), jnp.ones(()))}
+    sums = {**aux.sums, "grad_norm": (optax.tree.norm(grads), jnp.ones(()))}
     return TrainState(state.step + 1, params, aux.model_state, opt_state), sums
 
 

@@ -29,7 +29,6 @@ MAY_CHANGE = frozenset(
         "eval_batch_size",
         "mesh",
         "data_dir",  # the fingerprint of the data decides, not where they lie
-        "nonfinite",
     }
 )
 
@@ -46,8 +45,11 @@ def refuse_changed_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> N
     """Refuses to go on in `workdir` with another config than its run has.
 
     Raises:
-      ValueError: a key outside MAY_CHANGE differs; one line with its old and its new value.
+      ValueError: a key outside MAY_CHANGE differs (one line with its old and its new value), or
+        `workdir` is a file.
     """
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"{workdir} is a file; --workdir is the folder of a run")
     path = workdir / "config.json"
     if not path.exists():
         return

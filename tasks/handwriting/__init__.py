@@ -20,6 +20,11 @@ from lnjax.typing import Array, Batch, ModelState, Params, PRNGKey
 from tasks.handwriting import drawing, mixture, sampling
 from tasks.handwriting.network import SynthesisNetwork
 
+SIZES = (  # keys of the config that are numbers of something
+    *("features", "num_layers", "window_components", "mixture_components"),
+    *("points_per_letter", "max_points", "max_letters"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class HandwritingTask(TaskDefaults):
@@ -73,7 +78,7 @@ class HandwritingTask(TaskDefaults):
         sums = {
             "loss": (total, points),
             "nats_per_point": (total, points),
-            "nats_per_line": (total, lines),
+            "nats_per_sequence": (total, lines),
         }
         if not train:
             other = self._nats(params, batch, batch["other_text"], batch["other_text_mask"])
@@ -112,6 +117,11 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> HandwritingTask:
     """The task of a config; `spec` as in ``make_data(config).spec``."""
     if config.norm not in ("layer", "none"):
         raise ValueError(f"norm={config.norm!r} is not known; handwriting has 'layer' and 'none'")
+    if config.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype={config.dtype!r} is not known; there are 'float32' and 'bfloat16'")
+    for key in SIZES:
+        if config[key] <= 0:
+            raise ValueError(f"{key}={config[key]} must be positive")
     return HandwritingTask(
         alphabet=spec["alphabet"],
         offset_mean=tuple(spec["offset_mean"]),
@@ -141,6 +151,8 @@ def make_data(config: Any) -> TaskData:
         "offset_std": list(prepared.statistics["offset_std"]),
     }
     splits = prepared.splits
+    if config.eval_split not in splits:
+        raise ValueError(f"eval_split={config.eval_split!r} is not known; there are {list(splits)}")
     held_out = splits[config.eval_split]
 
     def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -161,7 +173,11 @@ def make_data(config: Any) -> TaskData:
         },
         fingerprint=pipeline.fingerprint(prepared, seed=config.seed, batch_size=config.batch_size),
         spec=spec,
-        baselines={"nats_per_point of one Gaussian": one_gaussian(splits["train"], held_out, spec)},
+        baselines={
+            "nats_per_point of one Gaussian": one_gaussian(
+                splits["train"], held_out, spec, max_points=config.max_points
+            )
+        },
     )
 
 
@@ -185,14 +201,18 @@ def one_gaussian(
     train: Sequence[Mapping[str, Any]],
     held_out: Sequence[Mapping[str, Any]],
     spec: Mapping[str, Any],
+    *,
+    max_points: int,
 ) -> float:
     """Nats per held-out point of one Gaussian and one pen-lift rate, fitted to the training lines.
 
-    The trivial predictor that every figure is to be read against; offsets are normalized.
+    The trivial predictor that every figure is to be read against, on the same points: offsets are
+    normalized, lines cut to `max_points`.
     """
 
     def points(source: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-        strokes = np.concatenate([example["strokes"] for example in source]).astype(np.float64)
+        strokes = np.concatenate([example["strokes"][:max_points] for example in source])
+        strokes = strokes.astype(np.float64)
         return (strokes[:, :2] - spec["offset_mean"]) / spec["offset_std"], strokes[:, 2]
 
     offsets, lifts = points(train)

@@ -4,6 +4,7 @@ Graves (2013), Section 5.3-5.4. A line is finished when the window's weight on t
 last letter exceeds that on every letter: phi(t, U + 1) > phi(t, u) for all u <= U.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,7 +28,7 @@ SHEET_TEXTS = (
     "Gain one, bias zero.",
 )
 
-PACE_MARGIN = 3.0  # a line may take this many times the expected points before it is given up
+PACE_MARGIN = 3.0  # a line is given up after this many times the points of it and one more letter
 TEXT_MULTIPLE = 16  # texts are padded to a multiple of this, so that few programs are compiled
 
 
@@ -37,7 +38,7 @@ class Written(NamedTuple):
     text: str
     strokes: np.ndarray  # (T, 3) float32 raw offsets and pen lifts
     phi: np.ndarray  # (T, U) float32 where the window stood at each point
-    finished: bool  # False: given up after PACE_MARGIN times the expected number of points
+    finished: bool  # False: given up, see PACE_MARGIN
 
 
 def check_texts(texts: Sequence[str], alphabet: str) -> None:
@@ -81,16 +82,18 @@ def write(
     letters = np.zeros((len(texts), width), np.int32)
     for row, text in enumerate(texts):
         letters[row, : len(text)] = task.encode(text)
+    limits = np.ceil((lengths + 1) * task.points_per_letter * PACE_MARGIN).astype(np.int32)
     points, phi, num_points, finished = jax.device_get(
         _write(
             params,
             rng,
             letters,
             lengths,
+            limits,
             bias,
             network=task.network,
             sigma_floor=task.sigma_floor,
-            max_points=int(width * task.points_per_letter * PACE_MARGIN),
+            max_points=math.ceil((width + 1) * task.points_per_letter * PACE_MARGIN),
         )
     )
     mean, std = np.asarray(task.offset_mean), np.asarray(task.offset_std)
@@ -107,7 +110,7 @@ class _Loop(NamedTuple):
     time: Array  # () int32
     carry: Carry
     point: Array  # (B, 3) the last one written
-    active: Array  # (B,) bool
+    finished: Array  # (B,) bool
     points: Array  # (max_points, B, 3)
     phi: Array  # (max_points, B, U)
     num_points: Array  # (B,) int32
@@ -119,6 +122,7 @@ def _write(
     rng: PRNGKey,
     letters: Array,
     lengths: Array,
+    limits: Array,
     bias: Array,
     *,
     network: SynthesisNetwork,
@@ -126,6 +130,10 @@ def _write(
     max_points: int,
 ) -> tuple[Array, Array, Array, Array]:
     batch, width = letters.shape
+
+    def active(loop: _Loop) -> Array:
+        return ~loop.finished & (loop.time < limits)
+
     text_mask = jnp.arange(width)[None, :] < lengths[:, None]
 
     def body(loop: _Loop) -> _Loop:
@@ -135,27 +143,28 @@ def _write(
         phi = outputs.phi[0]
         after = jnp.take_along_axis(phi, lengths[:, None], axis=1)[:, 0]
         on_text = jnp.max(jnp.where(text_mask, phi[:, :-1], -1.0), axis=1)
-        active = loop.active & (after <= on_text)
+        # >=, not >: where the window has jumped far beyond the text, both are zero.
+        finished = loop.finished | (active(loop) & (after >= on_text))
         density = mixture.from_outputs(outputs.mixture[0], sigma_floor)
         point = mixture.sample(density, jax.random.fold_in(rng, loop.time), bias)
         return _Loop(
             time=loop.time + 1,
             carry=carry,
             point=point,
-            active=active,
+            finished=finished,
             points=loop.points.at[loop.time].set(point),
             phi=loop.phi.at[loop.time].set(phi[:, :-1]),
-            num_points=loop.num_points + active,
+            num_points=loop.num_points + (active(loop) & ~finished),
         )
 
     start = _Loop(
         time=jnp.zeros((), jnp.int32),
         carry=network.initial_carry(batch),
         point=jnp.zeros((batch, 3)),
-        active=jnp.ones(batch, bool),
+        finished=jnp.zeros(batch, bool),
         points=jnp.zeros((max_points, batch, 3)),
         phi=jnp.zeros((max_points, batch, width)),
         num_points=jnp.zeros(batch, jnp.int32),
     )
-    end = jax.lax.while_loop(lambda l: (l.time < max_points) & l.active.any(), body, start)
-    return end.points, end.phi, end.num_points, ~end.active
+    end = jax.lax.while_loop(lambda loop: jnp.any(active(loop)), body, start)
+    return end.points, end.phi, end.num_points, end.finished

@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="session")
 def embedded_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+    return tmp_path_factory.getbasetemp() / "lnjax-data"  # that of tests/runs.py
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,45 @@
+"""What the scripts share: one-line errors and exit codes."""
+
+import ast
+import sys
+from collections.abc import Callable
+
+from absl import flags
+
+EXIT_REFUSED = 2
+"""Wrong input (flags, config, data, checkpoint): told in one line, nothing was done."""
+
+
+def tell(line: str) -> None:
+    """Prints to standard error, which is where everything goes that is no result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def flags_parser(check: Callable[[], object] = lambda: None) -> Callable[[list[str]], list[str]]:
+    """A parser for `absl.app.run` that tells what is wrong in one line and exits with 2.
+
+    Args:
+      check: called after parsing, to ask for values that absl reads late.
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(argv)
+            if len(rest) > 1:
+                raise flags.Error(f"unknown argument {rest[1]!r}; flags are --name=value")
+            check()
+        except (AttributeError, OSError, TypeError, ValueError, flags.Error) as error:
+            tell(f"error: {_one_line(str(error))}")
+            sys.exit(EXIT_REFUSED)
+        return rest
+
+    return parse
+
+
+def _one_line(message: str) -> str:
+    # ml_collections tells a misspelt key as the repr of a message, and an error inside a config
+    # file with its whole traceback.
+    if message[:1] in ("'", '"') and message[-1:] == message[:1]:
+        message = ast.literal_eval(message)
+    message = message.replace("\nDid you mean", "; did you mean")
+    return " ".join(message.rpartition("Error: ")[2].split())

@@ -1,0 +1,76 @@
+"""Runs of train.py and sample.py in processes of their own, on one prepared data set."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SMOKE = "--config=configs/handwriting.py:smoke"
+# Checkpoints fall between two lines of the log, so that the sums under way matter. With a constant
+# rate the number of steps is no part of the program.
+SCHEDULE = ("constant", 60, 7, 25, 10)
+KEYS = ("schedule", "num_steps", "log_steps", "eval_steps", "checkpoint_steps")
+ARGUMENTS = (SMOKE, *(f"--config.{key}={value}" for key, value in zip(KEYS, SCHEDULE, strict=True)))
+
+
+def share_caches(tmp_path_factory, monkeypatch) -> None:
+    """Data are prepared, and programs of child processes compiled, once per session."""
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("LNJAX_DATA_DIR", str(base / "lnjax-data"))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(base / "compiled"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+def run(command: Sequence[object], *, path: Sequence[Path] = (), **env: str):
+    """Runs Python with `command` in the root of the repository, as a user would."""
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT))), **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def reference(tmp_path_factory) -> Path:
+    """The folder of a whole run with ARGUMENTS, not to be changed; made by the first who asks.
+
+    Beside it: `stderr`, and `tensorflow-was-imported` if it was.
+    """
+    folder = tmp_path_factory.getbasetemp() / "reference"
+    run_folder = folder / "run"
+    if not folder.exists():
+        fake = folder / "path" / "tensorflow"
+        fake.mkdir(parents=True)
+        marker = folder / "tensorflow-was-imported"
+        (fake / "__init__.py").write_text(f"open({str(marker)!r}, 'w')\nraise ImportError\n")
+        done = run(["train.py", *ARGUMENTS, f"--workdir={run_folder}"], path=[fake.parent])
+        assert done.returncode == 0, done.stderr
+        (folder / "stderr").write_text(done.stderr)
+    return run_folder
+
+
+def contents(folder: Path) -> dict[str, tuple[str, int] | None]:
+    """Every path below `folder` with the hash and the time of its content; None for folders."""
+    return {
+        path.relative_to(folder).as_posix(): (
+            (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+            if path.is_file()
+            else None
+        )
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def flip_a_byte(checkpoint: Path) -> Path:
+    """Damages the largest file of a checkpoint; returns it."""
+    files = [path for path in checkpoint.rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    return largest
