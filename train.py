@@ -33,6 +33,8 @@ from lnjax.training.writer import MetricsWriter, Progress
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/x.py[:variant]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "default: runs/<task>")
 
+parse_flags = flags_parser(lambda: _CONFIG.value.task)  # raises if the file could not be read
+
 EXIT_NONFINITE = 1
 NUM_SAMPLES = 4
 
@@ -170,4 +172,4 @@ def main(_: list[str]) -> int:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=flags_parser(lambda: _CONFIG.value.task))
+    app.run(main, flags_parser=parse_flags)

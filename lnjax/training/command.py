@@ -41,5 +41,5 @@ def _one_line(message: str) -> str:
     # file with its whole traceback.
     if message[:1] in ("'", '"') and message[-1:] == message[:1]:
         message = ast.literal_eval(message)
-    message = message.replace("\nDid you mean", "; did you mean")
+    message = message.replace("\nDid you mean", ". Did you mean")
     return " ".join(message.rpartition("Error: ")[2].split())

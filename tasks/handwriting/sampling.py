@@ -143,8 +143,9 @@ def _write(
         phi = outputs.phi[0]
         after = jnp.take_along_axis(phi, lengths[:, None], axis=1)[:, 0]
         on_text = jnp.max(jnp.where(text_mask, phi[:, :-1], -1.0), axis=1)
-        # >=, not >: where the window has jumped far beyond the text, both are zero.
-        finished = loop.finished | (active(loop) & (after >= on_text))
+        # Both are zero where the window has jumped far beyond the text.
+        left = (after > on_text) | (on_text == 0)
+        finished = loop.finished | (active(loop) & left)
         density = mixture.from_outputs(outputs.mixture[0], sigma_floor)
         point = mixture.sample(density, jax.random.fold_in(rng, loop.time), bias)
         return _Loop(
