@@ -4,21 +4,23 @@
   --workdir=runs/x                  where everything goes; the same command again goes on from the
                                     newest good checkpoint
 
-Exit codes: 0 done; 1 loss or gradient was not finite; 2 wrong config, data or checkpoint;
+Exit codes: 0 done; 2 wrong config, data or checkpoint; 3 loss or gradient was not finite;
 75 stopped by SIGTERM or SIGINT after a checkpoint was written, so run the same command again.
 """
 
-import math
 import pathlib
 import time
+from types import ModuleType
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 from absl import app, flags, logging
+from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 import tasks
-from lnjax.data import DataError
 from lnjax.training import metrics, workdir
 from lnjax.training.checkpoint import CheckpointError, Checkpoints, refuse_changed_data
 from lnjax.training.command import EXIT_REFUSED, flags_parser, tell
@@ -28,6 +30,7 @@ from lnjax.training.mesh import check_batch_size, make_mesh, place_batch, place_
 from lnjax.training.optimizer import make_optimizer
 from lnjax.training.state import init_state
 from lnjax.training.step import run_shapes, train_step, train_steps
+from lnjax.training.task import Task, TaskData
 from lnjax.training.writer import MetricsWriter, Progress
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/x.py[:variant]")
@@ -35,24 +38,46 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "default: runs/<task>")
 
 parse_flags = flags_parser(lambda: _CONFIG.value.task)  # raises if the file could not be read
 
-EXIT_NONFINITE = 1
+EXIT_NONFINITE = 3
 NUM_SAMPLES = 4
 
 
-def train(config: ConfigDict, folder: pathlib.Path) -> int:
-    """Trains, or goes on training, in `folder`; returns the exit code."""
-    # ------------------------------------------------------------------ what is asked for
-    check_steps(config)
+class Run(NamedTuple):
+    """Everything that is known before anything is written."""
+
+    config: ConfigDict
+    folder: pathlib.Path
+    module: ModuleType  # of tasks/
+    mesh: Mesh
+    tx: optax.GradientTransformation
+    data: TaskData
+    task: Task
+
+
+def set_up(config: ConfigDict, folder: pathlib.Path) -> Run:
+    """Makes the parts of a run; writes nothing but the cache of the data.
+
+    Raises:
+      ValueError: the config, the folder or the data (`DataError`) cannot be used.
+    """
+    workdir.check_steps(config)
     module = tasks.load(config.task)
     mesh = make_mesh(config.mesh.data)
-    check_batch_size(config.batch_size, mesh)
-    check_batch_size(config.eval_batch_size, mesh)
+    for key in ("batch_size", "eval_batch_size"):
+        check_batch_size(key, config[key], mesh)
     tx = make_optimizer(config)
     workdir.refuse_changed_config(folder, config.to_dict())
-
-    # ------------------------------------------------------------------ data and task
     data = module.make_data(config)
-    task = module.make_task(config, data.spec)
+    return Run(config, folder, module, mesh, tx, data, module.make_task(config, data.spec))
+
+
+def train(run: Run) -> int:
+    """Trains, or goes on training; returns the exit code.
+
+    Raises:
+      CheckpointError: no checkpoint is usable, or the run cannot go on from the one that is.
+    """
+    config, folder, module, mesh, tx, data, task = run
     label = "{name}/{config}".format(**data.fingerprint)
 
     # ------------------------------------------------------------------ state
@@ -65,7 +90,12 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
     no_sums = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     sums, step = place_state(no_sums, mesh), 0
 
-    with Checkpoints(folder / "checkpoints") as checkpoints, Interrupt() as interrupt:
+    # Interrupt stands outside: leaving the checkpoints waits for the last save.
+    with (
+        workdir.lock(folder),
+        Interrupt() as interrupt,
+        Checkpoints(folder / "checkpoints") as checkpoints,
+    ):
         restored = checkpoints.restore({"state": state, "sums": sums})
         if restored is not None:
             for line in restored.refused:
@@ -73,7 +103,7 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
             refuse_changed_data(restored.info["fingerprint"], data.fingerprint)
             step, (state, sums) = restored.step, (restored.tree["state"], restored.tree["sums"])
             data.train.set_state(restored.info["position"])
-            check_steps(config, step)
+            workdir.check_steps(config, step)
             tell(f"going on from step {step} of {folder}")
 
         # -------------------------------------------------------------- what the run leaves
@@ -106,14 +136,14 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
                 logging_now = last or step % config.log_steps == 0
                 saving_now = last or stopping or step % config.checkpoint_steps == 0
 
-                if (logging_now or saving_now) and config.nonfinite == "stop":
-                    host = metrics.on_host(sums)
-                    if not all(map(math.isfinite, (*host["loss"], *host["grad_norm"]))):
-                        tell(
-                            f"error: loss or gradient not finite at or shortly before step {step};"
-                            " the checkpoints are older. A run with --config.nonfinite=skip leaves"
-                            " such updates out"
-                        )
+                if logging_now or saving_now:
+                    checked = [state.params]
+                    if config.nonfinite == "stop":
+                        checked += [sums["loss"], sums["grad_norm"]]
+                    if not metrics.all_finite(checked):
+                        what = "loss, gradient or parameters not finite at or shortly before step"
+                        tell(f"error: {what} {step}; the checkpoints are older. A run with")
+                        tell("--config.nonfinite=skip leaves single such updates out")
                         return EXIT_NONFINITE
 
                 if logging_now:
@@ -137,7 +167,11 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
                         writer.image(step, "samples", sheet)
 
                 if saving_now:
-                    info = {"position": data.train.get_state(), "fingerprint": data.fingerprint}
+                    info = {
+                        "position": data.train.get_state(),
+                        "fingerprint": data.fingerprint,
+                        "spec": data.spec,
+                    }
                     checkpoints.save(step, {"state": state, "sums": sums}, info)
                 if stopping and not last:
                     return EXIT_INTERRUPTED
@@ -145,27 +179,17 @@ def train(config: ConfigDict, folder: pathlib.Path) -> int:
     return 0
 
 
-def check_steps(config: ConfigDict, step: int = 0) -> None:
-    """Refuses numbers of steps that the loop, going on at `step`, would not meet."""
-    for key in ("num_steps", "log_steps", "eval_steps", "checkpoint_steps"):
-        if config[key] < 1 or config.steps_per_call < 1 or config[key] % config.steps_per_call:
-            raise ValueError(
-                f"{key}={config[key]} must be a positive multiple of"
-                f" steps_per_call={config.steps_per_call}"
-            )
-    if step % config.steps_per_call:
-        raise ValueError(
-            f"the run is at step {step}, from where steps_per_call={config.steps_per_call} does not"
-            f" meet num_steps={config.num_steps}; set it to 1, or to a divisor of {step}"
-        )
-
-
 def main(_: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     config = _CONFIG.value
     try:
-        return train(config, pathlib.Path(_WORKDIR.value or f"runs/{config.task}"))
-    except (DataError, CheckpointError, ValueError) as error:
+        run = set_up(config, pathlib.Path(_WORKDIR.value or f"runs/{config.task}"))
+    except ValueError as error:
+        tell(f"error: {error}")
+        return EXIT_REFUSED
+    try:
+        return train(run)
+    except CheckpointError as error:
         tell(f"error: {error}")
         return EXIT_REFUSED
 

@@ -470,7 +470,7 @@ def toy_run(monkeypatch, tmp_path):
         config.update(dict(eval_steps=3, checkpoint_steps=2, learning_rate=1e-2))
         config.update(changes)
         config.lock()
-        return train.train(config, go.folder)
+        return train.train(train.set_up(config, go.folder))
 
     go.folder = tmp_path / "run"
     return go
@@ -523,7 +523,7 @@ def test_steps_per_call_that_do_not_meet_the_step_of_the_run(toy_run):
     before = runs.contents(toy_run.folder)
     try:
         toy_run(num_steps=8, steps_per_call=2, eval_steps=4)
-    except ValueError:
+    except CheckpointError:
         assert runs.contents(toy_run.folder) == before
     else:
         assert steps(toy_run.folder)[-1] == 8
@@ -541,17 +541,17 @@ def test_other_data_are_refused(toy_run):
 
 def test_a_loss_that_is_not_finite_stops_the_run(toy_run, capfd):
     changes = dict(learning_rate=1e30, num_steps=8, log_steps=4, checkpoint_steps=1)
-    assert toy_run(Linear(), **changes) == 1
+    assert toy_run(Linear(), **changes) == train.EXIT_NONFINITE
     err = capfd.readouterr().err
-    assert "error: loss or gradient not finite at or shortly before step 2" in err
+    assert "error: loss, gradient or parameters not finite at or shortly before step 2" in err
     assert "nonfinite=skip" in err and "Traceback" not in err
     assert steps(toy_run.folder) == [1]
-    assert toy_run(**changes) == 1  # the same command again comes to the same end
+    assert toy_run(**changes) == train.EXIT_NONFINITE  # the same again: the same end
 
 
 def test_no_checkpoint_holds_what_is_not_finite(toy_run, capfd):
     """ "the checkpoints are older": going on from one of them must be possible."""
-    assert toy_run(Root(), checkpoint_steps=1, log_steps=1) == 1
+    assert toy_run(Root(), checkpoint_steps=1, log_steps=1) == train.EXIT_NONFINITE
     if steps(toy_run.folder):
         _, tree = last_tree(toy_run.folder, toy_run.module)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree["state"]))
@@ -580,3 +580,25 @@ def test_all_checkpoints_damaged(toy_run):
     with pytest.raises(CheckpointError, match="no usable checkpoint"):
         toy_run(num_steps=8)
     assert runs.contents(toy_run.folder) == before
+
+
+def test_more_steps_are_refused_where_the_rate_depends_on_their_number(toy_run):
+    toy_run(Linear(), schedule="cosine")
+    with pytest.raises(ValueError, match="num_steps was 6 and is 8"):
+        toy_run(schedule="cosine", num_steps=8)
+
+
+def test_two_processes_in_one_folder(toy_run):
+    with workdir.lock(toy_run.folder):
+        with pytest.raises(CheckpointError, match="another process trains in"):
+            toy_run(Linear())
+    assert toy_run(Linear()) == 0
+
+
+def test_skip_does_not_save_what_is_not_finite(toy_run):
+    """The 21st broken update in a row is let through: the run ends, the checkpoints are good."""
+    root = {"nonfinite": "skip", "num_steps": 40, "log_steps": 1, "checkpoint_steps": 1}
+    assert toy_run(Root(), eval_steps=40, **root) == train.EXIT_NONFINITE
+    assert steps(toy_run.folder)[-1] == 20
+    _, tree = last_tree(toy_run.folder, toy_run.module)
+    assert np.isfinite(tree["state"].params["w"]).all()

@@ -58,7 +58,7 @@ def project_inputs(
     dtype: DType | None = None,
 ) -> Array:
     """The input side of the gates, (..., D) -> (..., 4H), for any number of time steps at once."""
-    check_choice("norm", norm, ("layer", None))
+    _check_norm(params, norm)
     summed_x = product(xs, params.kernel, dtype)
     if norm == "layer":
         summed_x = layer_norm(summed_x, params.scale_x, epsilon=epsilon)
@@ -76,7 +76,7 @@ def step(
     dtype: DType | None = None,
 ) -> tuple[LSTMCarry, Array]:
     """One step: carry (c, h) each (B, H), projected_x (B, 4H) -> new carry, output h (B, H)."""
-    check_choice("norm", norm, ("layer", None))
+    _check_norm(params, norm)
     c, h = carry
     summed_h = product(h, params.recurrent_kernel, dtype)
     if norm == "layer":
@@ -124,7 +124,7 @@ def lstm(
       The final carry (c, h), and the outputs h (T, B, H).
 
     Raises:
-      ValueError: `norm` or `implementation` is not known.
+      ValueError: `norm` or `implementation` is not known, or the parameters are of another norm.
       AssertionError: shapes or the mask's dtype are not those above.
 
     >>> import jax, jax.numpy as jnp
@@ -136,7 +136,7 @@ def lstm(
     >>> c.shape, ys.shape, bool((h == ys[-1]).all())
     ((2, 5), (7, 2, 5), True)
     """
-    check_choice("norm", norm, ("layer", None))
+    _check_norm(params, norm)
     check_choice("implementation", implementation, ("auto", "scan"))
     params, xs = _as_arrays(params, xs)
     chex.assert_axis_dimension(params.kernel, 0, xs.shape[-1])
@@ -161,6 +161,14 @@ def lstm(
         remat=implementation == "auto",
     )
     return carry, ys.astype(xs.dtype if dtype is None else dtype)
+
+
+def _check_norm(params: LSTMParams, norm: Norm) -> None:
+    """Refuses an unknown norm, and one that the parameters were not made for."""
+    check_choice("norm", norm, ("layer", None))
+    if (params.scale_h is None) != (norm is None):
+        have = "no scales" if params.scale_h is None else "scales"
+        raise ValueError(f"norm={norm!r}, but the parameters have {have}")
 
 
 def _as_arrays(params: LSTMParams, xs: Array) -> tuple[LSTMParams, Array]:

@@ -24,12 +24,12 @@ def make_mesh(data: int) -> Mesh:
     return Mesh(np.asarray(devices[:data]), ("data",))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Refuses a batch that the devices cannot share evenly."""
+def check_batch_size(key: str, batch_size: int, mesh: Mesh) -> None:
+    """Refuses a batch, given by the config's `key`, that the devices cannot share evenly."""
     if batch_size % mesh.size:
         raise ValueError(
-            f"batch_size={batch_size} is not a multiple of mesh.data={mesh.size};"
-            f" set --config.batch_size to one"
+            f"{key}={batch_size} is not a multiple of mesh.data={mesh.size};"
+            f" set --config.{key} to one"
         )
 
 

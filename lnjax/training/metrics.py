@@ -7,10 +7,9 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lnjax.training.task import Task
-from lnjax.typing import Sums
+from lnjax.typing import Array, PyTree, Sums
 
 
 @jax.jit
@@ -19,10 +18,16 @@ def add(a: Sums, b: Sums) -> Sums:
     return jax.tree.map(jnp.add, a, b)
 
 
+@jax.jit
+def all_finite(tree: PyTree) -> Array:
+    """() bool: whether no leaf holds a NaN or an infinity."""
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
 def on_host(sums: Sums) -> dict[str, tuple[float, float]]:
     """Fetches sums; this waits for the device. float32 values become Python floats unchanged."""
     fetched = jax.device_get(sums)
-    return {name: (float(np.sum(n)), float(np.sum(d))) for name, (n, d) in fetched.items()}
+    return {name: (float(n), float(d)) for name, (n, d) in fetched.items()}
 
 
 def finalize(sums: Sums, task: Task, prefix: str) -> dict[str, float]:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from lnjax.typing import Array, PRNGKey
 
 LOG_2PI = math.log(2 * math.pi)
+MIN_LOG_SIGMA = -10.0  # e^-10 of a standard deviation is far below what a pen is read to
 MAX_R = 9.0  # of r = atanh(rho): 1 - rho^2 = 6e-8, where float32 ends
 
 
@@ -49,7 +50,7 @@ def from_outputs(outputs: Array, sigma_floor: float = 0.0) -> Mixture:
     outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
     lift, rest = outputs[..., 0], outputs[..., 1:]
     weights, mean_x, mean_y, sigma_x, sigma_y, r = jnp.split(rest, 6, axis=-1)
-    log_sigma = jnp.stack([sigma_x, sigma_y], axis=-1)
+    log_sigma = jnp.maximum(jnp.stack([sigma_x, sigma_y], axis=-1), MIN_LOG_SIGMA)
     if sigma_floor > 0:
         log_sigma = jnp.logaddexp(log_sigma, math.log(sigma_floor))
     return Mixture(

@@ -27,6 +27,7 @@ import lnjax
 from lnjax.cells.lstm import Norm
 from lnjax.ops import scan_sequence
 from lnjax.typing import Array, DType, PyTree
+from tasks.handwriting.mixture import num_outputs
 
 # The window's u runs from 1 to U; kappa starts at 0, just before the first character.
 WINDOW_START = 0.0
@@ -60,7 +61,6 @@ class WindowedCell(nn.Module):
     cell: Any
     num_components: int
     step_bias: float  # initial b_p of kappa: log of characters per point
-    dtype: DType | None = None
 
     @nn.compact
     def __call__(
@@ -121,14 +121,12 @@ class SynthesisNetwork(nn.Module):
         def cell() -> lnjax.LSTMCell:
             return lnjax.LSTMCell(self.features, norm=self.norm, dtype=self.dtype)
 
-        self.first = WindowedCell(
-            cell(), self.window_components, -math.log(self.points_per_letter), self.dtype
-        )
+        self.first = WindowedCell(cell(), self.window_components, -math.log(self.points_per_letter))
         self.rest = [
             lnjax.RNN(cell(), time_major=True, return_carry=True)
             for _ in range(self.num_layers - 1)
         ]
-        self.readout = nn.Dense(6 * self.mixture_components + 1, dtype=self.dtype)
+        self.readout = nn.Dense(num_outputs(self.mixture_components), dtype=self.dtype)
 
     def __call__(
         self, carry: Carry, xs: Array, text: Array, text_mask: Array, mask: Array | None = None

@@ -143,8 +143,8 @@ def _write(
         phi = outputs.phi[0]
         after = jnp.take_along_axis(phi, lengths[:, None], axis=1)[:, 0]
         on_text = jnp.max(jnp.where(text_mask, phi[:, :-1], -1.0), axis=1)
-        # Both are zero where the window has jumped far beyond the text.
-        left = (after > on_text) | (on_text == 0)
+        # All weights are zero where the window has jumped far beyond the text.
+        left = (after > on_text) | (jnp.min(carry.kappa, axis=1) > lengths + 1)
         finished = loop.finished | (active(loop) & left)
         density = mixture.from_outputs(outputs.mixture[0], sigma_floor)
         point = mixture.sample(density, jax.random.fold_in(rng, loop.time), bias)

@@ -309,7 +309,7 @@ def test_the_golden_parameter_tree(norm):
 @pytest.mark.parametrize(
     "features, in_features, norm, count",
     [
-        (240, 240, None, 461_760),  # PAPER.md 3.2
+        (240, 240, None, 461_760),  # the attentive reader's LSTM
         (240, 240, "layer", 461_760 + 2 * 960 + 2 * 240),
         (400, 3, "layer", 4 * 400 * (400 + 3 + 1) + 2 * 1600 + 2 * 400),
     ],

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import tasks
-import train
 from configs import common
+from lnjax.training import workdir
 from lnjax.training.optimizer import make_optimizer
 
 FILES = sorted(
@@ -59,7 +59,7 @@ def test_a_misspelt_key_is_refused(name, variant):
 @every_config
 def test_the_loop_takes_it(name, variant):
     config = MODULES[name].get_config(variant)
-    train.check_steps(config)
+    workdir.check_steps(config)
     make_optimizer(config)
     assert config.task == name and tasks.load(config.task)
     for key in ("features", "num_layers", "batch_size", "eval_batch_size"):
@@ -87,7 +87,7 @@ def test_keys_that_every_config_has():
 
 def test_handwriting_has_the_papers_numbers():
     config = MODULES["handwriting"].get_config("paper")
-    paper = {  # PAPER.md 6.2
+    paper = {  # the paper's Section 6.4 and Graves' sizes
         "num_layers": 3,
         "features": 400,
         "mixture_components": 20,

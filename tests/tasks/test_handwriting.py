@@ -80,7 +80,7 @@ def test_number_of_parameters_is_the_papers(norm, extra):
         "text_mask": jnp.ones((1, 4), bool),
     }
     params = jax.eval_shape(task.init, jax.random.key(0), batch)["params"]
-    # PAPER.md 6.1: three LSTMs, the output, the window.
+    # Graves' Section 5: three LSTMs, the output, the window.
     plain = 737_600 + 2 * 1_377_600 + 145_321 + 12_030
     assert plain == 3_650_151
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == plain + extra

@@ -102,6 +102,6 @@ def test_a_batch_that_cannot_be_shared():
     class Three:
         size = 3
 
-    check_batch_size(12, Three)
+    check_batch_size("batch_size", 12, Three)
     with pytest.raises(ValueError, match=r"batch_size=16 is not a multiple of mesh\.data=3"):
-        check_batch_size(16, Three)
+        check_batch_size("batch_size", 16, Three)
