@@ -208,11 +208,17 @@ def test_without_a_norm_it_is_the_lstm_of_flax(rng):
     assert_close(got, ((c, h), np.swapaxes(ys, 0, 1)), 1e-5)
 
 
-def test_without_a_norm_parameters_of_a_norm_are_not_used(rng):
+def test_parameters_of_another_norm_are_refused(rng):
     params, xs, carry = random_case(rng)
     plain = {name: params[name] for name in ("kernel", "recurrent_kernel", "bias")}
-    got = run_lstm(LSTMParams(**params), xs, carry, norm=None)
-    assert_close(got, oracles.lstm(plain, xs, carry, norm=None), 1e-5)
+    with pytest.raises(ValueError, match="norm=None, but the parameters have scales"):
+        lnjax.lstm(LSTMParams(**params), xs, carry, norm=None)
+    with pytest.raises(ValueError, match="norm='layer', but the parameters have no scales"):
+        lnjax.lstm(LSTMParams(**plain), xs, carry)
+    with pytest.raises(ValueError, match="have no scales"):
+        project_inputs(LSTMParams(**plain), xs)
+    with pytest.raises(ValueError, match="have scales"):
+        step(LSTMParams(**params), carry, jnp.ones((B, 4 * H)), norm=None)
 
 
 def test_each_gate_has_its_own_orthogonal_recurrent_block():
