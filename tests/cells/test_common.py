@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import lnjax
 from lnjax.cells import ALL_CELLS
+from tests.trees import assert_close, assert_equal
 
 T, B, D, H = 5, 3, 2, 4  # all different
 MIXED = np.array([[1, 1, 1, 1, 1], [0, 1, 1, 0, 1], [0, 0, 0, 0, 0]], bool).T  # (T, B)
@@ -85,18 +86,6 @@ def compiled_step_pullback(cell):
 def pure_function(cell):
     """`lnjax.lstm` for `LSTMCell`: it has the name of the module that the cell is defined in."""
     return getattr(lnjax, type(cell).__module__.rpartition(".")[2])
-
-
-def assert_close(got, expected, tolerance):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
-        got,
-        expected,
-    )
-
-
-def assert_equal(got, expected):
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 def inner_product(one, other):

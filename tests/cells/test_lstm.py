@@ -13,6 +13,7 @@ from lnjax.cells import LSTMCell, LSTMParams
 from lnjax.cells.lstm import project_inputs, step
 from tests import oracles
 from tests.jaxprs import equations
+from tests.trees import assert_close
 
 T, B, D, H = 4, 3, 2, 3
 NORMS = ["layer", None]
@@ -42,14 +43,6 @@ def random_case(rng, norm="layer", dtype=np.float32):
     xs = rng.normal(size=(T, B, D)).astype(dtype)
     carry = tuple(rng.normal(size=(2, B, H)).astype(dtype))
     return params, xs, carry
-
-
-def assert_close(got, expected, tolerance):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
-        got,
-        expected,
-    )
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 import lnjax
 from tests.jaxprs import equations
+from tests.trees import assert_close, assert_equal
 
 B, T, D, H = 4, 5, 3, 4
 LENGTHS = np.array([5, 1, 3, 2])  # none is 0: there Flax differs, see the tests of its defects
@@ -44,18 +45,6 @@ def compiled(rnn):
 
 def apply(rnn, variables, xs, **arrays):
     return compiled(rnn)(variables, xs, **arrays)
-
-
-def assert_close(got, expected, tolerance=1e-5):
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
-        got,
-        expected,
-    )
-
-
-def assert_equal(got, expected):
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 def from_lengths(lengths):
