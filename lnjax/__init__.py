@@ -4,10 +4,19 @@ Importing lnjax loads jax and flax. What trains and what reads data (`lnjax.trai
 is imported by name, and needs the extra ``lnjax[tasks]``.
 """
 
+from lnjax.cells import GRUCell as GRUCell
+from lnjax.cells import GRUParams as GRUParams
 from lnjax.cells import LSTMCell as LSTMCell
 from lnjax.cells import LSTMParams as LSTMParams
+from lnjax.cells import Noise as Noise
+from lnjax.cells import SimpleCell as SimpleCell
+from lnjax.cells import SimpleParams as SimpleParams
+from lnjax.cells import forget_gate_bias as forget_gate_bias
+from lnjax.cells.gru import gru as gru
 from lnjax.cells.lstm import lstm as lstm
+from lnjax.cells.simple_rnn import simple_rnn as simple_rnn
 from lnjax.nn import RNN as RNN
 from lnjax.ops import layer_norm as layer_norm
+from lnjax.ops import rms_norm as rms_norm
 
 __version__ = "0.1.0"

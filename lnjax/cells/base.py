@@ -6,32 +6,50 @@ steps in one product), `step` (what does), the pure function of a sequence, and 
 which declares the parameters and calls the functions.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lnjax.ops import normalization
+from lnjax.cells.running import (
+    NO_NOISE,
+    Functions,
+    Implementation,
+    Noise,
+    Norm,
+    per_gate,
+    run_sequence,
+    run_step,
+)
 from lnjax.typing import Array, DType, PRNGKey, PyTree
-
-Implementation = Literal["auto", "scan"]
 
 
 class Cell(nn.RNNCellBase):
     """A recurrent cell. As in Flax, ``cell(carry, x)`` is one step and batches lead: x (B, D).
 
-    `parameters` touches Flax's scope; `step` and `run` are pure and may stand in any
-    transformation.
+    `parameters`, `noise`, `sequence` and the call touch Flax's scope; `step` and `run` are pure and
+    may stand in any transformation.
     """
+
+    carry_names: ClassVar[tuple[str, ...]] = ("h",)  # the leaves of the carry; the last is h
 
     def parameters(self, in_features: int) -> Any:
         """Declares (or finds) the parameters for inputs (..., in_features)."""
         raise TypeError(f"{type(self).__name__} declares no parameters")
 
-    def step(self, params: Any, carry: PyTree, x: Array) -> tuple[PyTree, Array]:
-        """One step as a pure function, for loops of one's own: x (B, D) -> carry, output (B, H)."""
+    def noise(self, num_steps: int, batch: tuple[int, ...]) -> Noise:
+        """Draws what is random in a sequence of `num_steps` over a batch of shape `batch`."""
+        return NO_NOISE
+
+    def step(
+        self, params: Any, carry: PyTree, x: Array, noise: Noise = NO_NOISE
+    ) -> tuple[PyTree, Array]:
+        """One step as a pure function, for loops of one's own: x (B, D) -> carry, output (B, H).
+
+        `noise` is that of a sequence of one step.
+        """
         raise TypeError(f"{type(self).__name__} takes no step")
 
     def run(
@@ -40,6 +58,7 @@ class Cell(nn.RNNCellBase):
         carry: PyTree,
         xs: Array,
         mask: Array | None = None,
+        noise: Noise = NO_NOISE,
         *,
         reverse: bool = False,
         unroll: int = 1,
@@ -48,37 +67,131 @@ class Cell(nn.RNNCellBase):
         """The whole sequence: xs (T, B, D), mask (T, B) -> final carry, outputs (T, B, H)."""
         raise TypeError(f"{type(self).__name__} runs no sequence")
 
-
-def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
-    """Refuses a value of `name` that is none of the `known` ones."""
-    if value not in known:
-        raise ValueError(
-            f"{name}={value!r} is not known; choose one of {', '.join(map(repr, known))}"
+    def sequence(
+        self,
+        carry: PyTree,
+        xs: Array,
+        mask: Array | None = None,
+        *,
+        reverse: bool = False,
+        unroll: int = 1,
+        implementation: Implementation = "auto",
+    ) -> tuple[PyTree, Array]:
+        """`run` with the parameters and the random streams of this module: what a layer calls."""
+        return self.run(
+            self.parameters(xs.shape[-1]),
+            carry,
+            xs,
+            mask,
+            self.noise(xs.shape[0], xs.shape[1:-1]),
+            reverse=reverse,
+            unroll=unroll,
+            implementation=implementation,
         )
 
+    def __call__(self, carry: PyTree, inputs: Array) -> tuple[PyTree, Array]:
+        """One step: carry as `initialize_carry` makes it, inputs (..., D) -> carry, (..., H)."""
+        params = self.parameters(inputs.shape[-1])
+        return self.step(params, carry, inputs, self.noise(1, inputs.shape[:-1]))
 
-def product(x: Array, kernel: Array, dtype: DType | None) -> Array:
-    """``x @ kernel`` with operands in `dtype` (None: their common one), summed in >= float32."""
-    dtype = jnp.promote_types(x.dtype, kernel.dtype) if dtype is None else dtype
-    return jnp.matmul(
-        x.astype(dtype),
-        kernel.astype(dtype),
-        preferred_element_type=normalization.statistics_dtype(dtype),
-    )
+    @property
+    def num_feature_axes(self) -> int:
+        return 1
 
 
-def per_gate(init: Callable[..., Array], num_gates: int) -> Callable[..., Array]:
-    """Applies `init` to each (rows, features) gate block of a (rows, num_gates * features) kernel.
+class NormalizedCell(Cell):
+    """What the cells with `norm` "layer", "rms" or None share: attributes, step, run.
 
-    Orthogonal blocks, or a fan computed from one block, are what separate matrices would get.
+    Attributes:
+      features: H.
+      norm: "layer"; "rms", the same with the root mean square in place of mean and deviation; or
+        None for the plain cell.
+      epsilon: of the norms.
+      dtype: of the operands of the products and of the outputs; None: see `run_sequence`.
+      param_dtype: of the parameters, and of the initial carry.
+      kernel_init: for each (D, H) gate block of `kernel`.
+      recurrent_kernel_init: for each (H, H) gate block of `recurrent_kernel`.
+      scale_init: for the gains.
+      bias_init: for `bias`; other biases start at 0.
+      carry_init: for each leaf of the carry.
     """
 
-    def stacked(rng: PRNGKey, shape: Sequence[int], dtype: DType = jnp.float32) -> Array:
-        rows, columns = shape
-        keys = jax.random.split(rng, num_gates)
-        # Drawn wide: the decomposition behind an orthogonal matrix has no half precision.
-        wide = normalization.statistics_dtype(dtype)
-        blocks = [init(key, (rows, columns // num_gates), wide) for key in keys]
-        return jnp.concatenate(blocks, axis=1).astype(dtype)
+    features: int
+    norm: Norm = "layer"
+    epsilon: float = 1e-5
+    dtype: DType | None = None
+    param_dtype: DType = jnp.float32
+    kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
+    recurrent_kernel_init: Callable[..., Array] = nn.initializers.orthogonal()
+    scale_init: Callable[..., Array] = nn.initializers.ones_init()
+    bias_init: Callable[..., Array] = nn.initializers.zeros_init()
+    carry_init: Callable[..., Array] = nn.initializers.zeros_init()
 
-    return stacked
+    def functions(self, params: Any) -> Functions:
+        """The pure functions of this cell, after a check that `params` are of its kind."""
+        raise TypeError(f"{type(self).__name__} has no functions")
+
+    def weights(self, in_features: int, num_gates: int) -> dict[str, Array]:
+        """Declares `kernel`, `recurrent_kernel` and `bias` for `num_gates` blocks of width H."""
+        width, gates, dtype = self.features, num_gates * self.features, self.param_dtype
+        kernel_init = per_gate(self.kernel_init, num_gates)
+        recurrent_init = per_gate(self.recurrent_kernel_init, num_gates)
+        return {
+            "kernel": self.param("kernel", kernel_init, (in_features, gates), dtype),
+            "recurrent_kernel": self.param(
+                "recurrent_kernel", recurrent_init, (width, gates), dtype
+            ),
+            "bias": self.param("bias", self.bias_init, (gates,), dtype),
+        }
+
+    def scale(self, name: str, width: int) -> Array:
+        """Declares a gain."""
+        return self.param(name, self.scale_init, (width,), self.param_dtype)
+
+    def zeros(self, name: str, width: int) -> Array:
+        """Declares a bias other than `bias`."""
+        return self.param(name, nn.initializers.zeros_init(), (width,), self.param_dtype)
+
+    def step(
+        self, params: Any, carry: PyTree, x: Array, noise: Noise = NO_NOISE
+    ) -> tuple[PyTree, Array]:
+        """One step as a pure function: x (..., D) -> new carry, output (..., H)."""
+        return run_step(self.functions(params), params, carry, x, noise, dtype=self.dtype)
+
+    def run(
+        self,
+        params: Any,
+        carry: PyTree,
+        xs: Array,
+        mask: Array | None = None,
+        noise: Noise = NO_NOISE,
+        *,
+        reverse: bool = False,
+        unroll: int = 1,
+        implementation: Implementation = "auto",
+    ) -> tuple[PyTree, Array]:
+        """The whole sequence: xs (T, B, D), mask (T, B) -> final carry, outputs (T, B, H)."""
+        return run_sequence(
+            self.functions(params),
+            params,
+            carry,
+            xs,
+            mask,
+            noise,
+            dtype=self.dtype,
+            reverse=reverse,
+            unroll=unroll,
+            implementation=implementation,
+        )
+
+    @nn.nowrap
+    def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> Any:
+        """The initial carry for inputs of `input_shape` (..., D): (..., H) leaves in param_dtype.
+
+        For a cell with c and h the pair (c, h), as in Flax; else h.
+        """
+        shape = (*input_shape[:-1], self.features)
+        if len(self.carry_names) == 1:
+            return self.carry_init(rng, shape, self.param_dtype)
+        keys = jax.random.split(rng, len(self.carry_names))
+        return tuple(self.carry_init(key, shape, self.param_dtype) for key in keys)

@@ -5,7 +5,11 @@ r"""The layer-normalized LSTM (Ba et al. 2016, Eq. 20-22).
     c_t &= \sigma(f_t) \odot c_{t-1} + \sigma(i_t) \odot \tanh(g_t) \\
     h_t &= \sigma(o_t) \odot \tanh(\mathrm{LN}(c_t) \odot s_c + b_c)
 
-with ``norm=None`` the same without LN, :math:`s` and :math:`b_c`.
+`sites` says which of the norms there are: "recurrent", "input" and "cell" are the three above, from
+left to right. ``sites=("cell",)`` is the LSTM of the paper's DRAW experiment (Eq. 29-31). The site
+"carried_cell" in place of "cell" carries the normalized c, which is another function: it is what
+TF-Addons and PyTorch's benchmark compute. With ``norm="rms"`` the root mean square stands for LN;
+with ``norm=None`` there is no norm, no :math:`s` and no :math:`b_c`.
 
 Conventions, because six different functions go by this name:
 
@@ -13,32 +17,43 @@ Conventions, because six different functions go by this name:
 * The carried ``c`` is *not* normalized; only the copy of it that feeds the output is.
 * One bias: the paper's two betas and its b are added together, so one vector says the same.
   (Counted as the paper writes them there would be 8H more parameters.)
-* Gates lie in the order i, f, g, o. No peepholes. No offset on the forget gate.
+* Gates lie in the order i, f, g, o. No peepholes. No offset on the forget gate, unless
+  ``bias_init=lnjax.forget_gate_bias(1.0)`` asks for one.
 * Gain 1, bias 0 at the start; epsilon 1e-5 inside the root.
 * Summed inputs, statistics and gates are at least float32, whatever `dtype` the products and
   outputs have. The carry keeps the dtype that it starts with, float32 unless it is given another.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lnjax.cells.base import Cell, Implementation, check_choice, per_gate, product
-from lnjax.ops import layer_norm, scan_sequence, zero_padding
-from lnjax.ops.normalization import statistics_dtype
+from lnjax.cells.base import NormalizedCell
+from lnjax.cells.running import (
+    NO_NOISE,
+    Functions,
+    Implementation,
+    Noise,
+    Norm,
+    check_choice,
+    check_parameters,
+    normalize,
+    product,
+    recurrent_product,
+    run_sequence,
+)
 from lnjax.typing import Array, DType, PRNGKey
 
-Norm = Literal["layer"] | None
+SITES = ("recurrent", "input", "cell")
 LSTMCarry = tuple[Array, Array]  # (c, h), both (B, H), in Flax's order
 
 
 class LSTMParams(NamedTuple):
-    """Parameters of an LSTM over inputs of width D; the last four are None without a norm."""
+    """Parameters of an LSTM over inputs of width D; those of a site that has no norm are None."""
 
     kernel: Array  # (D, 4H)
     recurrent_kernel: Array  # (H, 4H)
@@ -58,12 +73,8 @@ def project_inputs(
     dtype: DType | None = None,
 ) -> Array:
     """The input side of the gates, (..., D) -> (..., 4H), for any number of time steps at once."""
-    _check_norm(params, norm)
-    summed_x = product(xs, params.kernel, dtype)
-    if norm == "layer":
-        summed_x = layer_norm(summed_x, params.scale_x, epsilon=epsilon)
-    bias = jnp.broadcast_to(params.bias, summed_x.shape)
-    return summed_x + bias.astype(summed_x.dtype)
+    summed_x = normalize(norm, epsilon, product(xs, params.kernel, dtype), params.scale_x)
+    return summed_x + jnp.broadcast_to(params.bias, summed_x.shape).astype(summed_x.dtype)
 
 
 def step(
@@ -72,22 +83,30 @@ def step(
     projected_x: Array,
     *,
     norm: Norm = "layer",
+    sites: Sequence[str] = SITES,
     epsilon: float = 1e-5,
     dtype: DType | None = None,
+    dropout_h: Array | None = None,
 ) -> tuple[LSTMCarry, Array]:
     """One step: carry (c, h) each (B, H), projected_x (B, 4H) -> new carry, output h (B, H)."""
-    _check_norm(params, norm)
     c, h = carry
-    summed_h = product(h, params.recurrent_kernel, dtype)
-    if norm == "layer":
-        summed_h = layer_norm(summed_h, params.scale_h, epsilon=epsilon)
-    i, f, g, o = jnp.split(summed_h + projected_x, 4, axis=-1)
-    new_c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    cell = new_c
-    if norm == "layer":
-        cell = layer_norm(new_c, params.scale_c, params.bias_c, epsilon=epsilon)
-    new_h = jax.nn.sigmoid(o) * jnp.tanh(cell)
+    summed_h = recurrent_product(h, params.recurrent_kernel, dtype, dropout_h)
+    summed = normalize(norm, epsilon, summed_h, params.scale_h) + projected_x
+    new_c, o = gates(summed, c)
+    cell = normalize(norm, epsilon, new_c, params.scale_c)
+    if params.bias_c is not None:
+        cell = cell + jnp.broadcast_to(params.bias_c, cell.shape).astype(cell.dtype)
+    if "carried_cell" in sites:
+        new_c = cell
+    new_h = o * jnp.tanh(cell)
     return (new_c.astype(c.dtype), new_h.astype(h.dtype)), new_h
+
+
+def gates(summed: Array, c: Array) -> tuple[Array, Array]:
+    """Eq. 21: summed inputs of the gates (..., 4H), old c (..., H) -> new c, output gate."""
+    i, f, g, o = jnp.split(summed, 4, axis=-1)
+    new_c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return new_c, jax.nn.sigmoid(o)
 
 
 def lstm(
@@ -97,8 +116,10 @@ def lstm(
     *,
     mask: Array | None = None,
     norm: Norm = "layer",
+    sites: Sequence[str] = SITES,
     epsilon: float = 1e-5,
     dtype: DType | None = None,
+    noise: Noise = NO_NOISE,
     reverse: bool = False,
     unroll: int = 1,
     implementation: Implementation = "auto",
@@ -110,11 +131,13 @@ def lstm(
       xs: (T, B, D); further batch axes may follow B.
       carry: initial (c, h), each (B, H); None means zeros, in at least float32.
       mask: (T, B) bool, True = real. A step that is not real holds the carry and outputs zero.
-      norm: "layer" or None.
-      epsilon: of the layer norms.
+      norm: "layer", "rms" or None.
+      sites: where the norm stands.
+      epsilon: of the norms.
       dtype: of the operands of the products and of the outputs. None: the products are taken in the
         common dtype of inputs and parameters, and the outputs have that of the inputs (that of the
         parameters if the inputs are integers).
+      noise: dropout and zoneout masks, drawn beforehand.
       reverse: from the last step to the first; outputs stay at the time of their input.
       unroll: steps per iteration of the compiled loop.
       implementation: "scan", the plain scan over `step`; or "auto", the best path there is: today
@@ -124,7 +147,8 @@ def lstm(
       The final carry (c, h), and the outputs h (T, B, H).
 
     Raises:
-      ValueError: `norm` or `implementation` is not known, or the parameters are of another norm.
+      ValueError: `norm`, a site or `implementation` is not known, or the parameters are of another
+        norm or other sites.
       AssertionError: shapes or the mask's dtype are not those above.
 
     >>> import jax, jax.numpy as jnp
@@ -136,49 +160,52 @@ def lstm(
     >>> c.shape, ys.shape, bool((h == ys[-1]).all())
     ((2, 5), (7, 2, 5), True)
     """
-    _check_norm(params, norm)
-    check_choice("implementation", implementation, ("auto", "scan"))
-    params, xs = _as_arrays(params, xs)
-    chex.assert_axis_dimension(params.kernel, 0, xs.shape[-1])
-    if mask is not None:
-        chex.assert_shape(mask, xs.shape[:-1])
-        chex.assert_type(mask, bool)
-    if carry is None:
-        features = params.recurrent_kernel.shape[0]
-        zeros = jnp.zeros((*xs.shape[1:-1], features), statistics_dtype(xs.dtype))
-        carry = (zeros, zeros)
-    carry = jax.tree.map(jnp.asarray, carry)
-    xs = zero_padding(xs, mask)
-    projected = project_inputs(params, xs, norm=norm, epsilon=epsilon, dtype=dtype)
-    one_step = partial(step, params, norm=norm, epsilon=epsilon, dtype=dtype)
-    carry, ys = scan_sequence(
-        one_step,
+    return run_sequence(
+        functions(params, norm, sites, epsilon, dtype),
+        params,
         carry,
-        projected,
+        xs,
         mask,
+        noise,
+        num_carries=2,
+        dtype=dtype,
         reverse=reverse,
         unroll=unroll,
-        remat=implementation == "auto",
+        implementation=implementation,
     )
-    return carry, ys.astype(xs.dtype if dtype is None else dtype)
 
 
-def _check_norm(params: LSTMParams, norm: Norm) -> None:
-    """Refuses an unknown norm, and one that the parameters were not made for."""
-    check_choice("norm", norm, ("layer", None))
-    if (params.scale_h is None) != (norm is None):
-        have = "no scales" if params.scale_h is None else "scales"
-        raise ValueError(f"norm={norm!r}, but the parameters have {have}")
+def functions(
+    params: LSTMParams, norm: Norm, sites: Sequence[str], epsilon: float, dtype: DType | None
+) -> Functions:
+    """The halves of a step for these choices; refuses parameters that are of others."""
+    _check_sites(norm, sites)
+    cell = "cell" in sites or "carried_cell" in sites
+    check_parameters(
+        params,
+        f"norm={norm!r}, sites={tuple(sites)!r}",
+        scale_x=norm is not None and "input" in sites,
+        scale_h=norm is not None and "recurrent" in sites,
+        scale_c=norm is not None and cell,
+        bias_c=norm is not None and cell,
+    )
+    return Functions(
+        partial(project_inputs, norm=norm, epsilon=epsilon, dtype=dtype),
+        partial(step, norm=norm, sites=sites, epsilon=epsilon, dtype=dtype),
+    )
 
 
-def _as_arrays(params: LSTMParams, xs: Array) -> tuple[LSTMParams, Array]:
-    """NumPy becomes jax (float64 falls to float32 unless x64 is on), integer inputs floats."""
-    params, xs = jax.tree.map(jnp.asarray, (params, xs))
-    is_float = jnp.issubdtype(xs.dtype, jnp.floating)
-    return params, xs if is_float else xs.astype(params.kernel.dtype)
+def _check_sites(norm: Norm, sites: Sequence[str]) -> None:
+    check_choice("norm", norm, ("layer", "rms", None))
+    if isinstance(sites, str) or not sites:
+        raise ValueError(f"sites={sites!r} must be a tuple of names, such as {SITES}")
+    for site in sites:
+        check_choice("site", site, (*SITES, "carried_cell"))
+    if "cell" in sites and "carried_cell" in sites:
+        raise ValueError(f"sites={sites!r}: the cell is normalized once, so name one of the two")
 
 
-class LSTMCell(Cell):
+class LSTMCell(NormalizedCell):
     """LSTM cell with layer normalization; equations and conventions at the head of this module.
 
     Called as `flax.linen.LSTMCell` is, with the same carry ``(c, h)``; it works under
@@ -186,15 +213,11 @@ class LSTMCell(Cell):
 
     Attributes:
       features: H.
-      norm: "layer", or None for the plain LSTM.
-      epsilon: of the layer norms.
-      dtype: of the operands of the products and of the outputs; None: see `lnjax.lstm`.
-      param_dtype: of the parameters, and of the initial carry.
-      kernel_init: for each (D, H) gate block of `kernel`.
-      recurrent_kernel_init: for each (H, H) gate block of `recurrent_kernel`.
-      scale_init: for the gains.
-      bias_init: for the biases.
-      carry_init: for c and h.
+      norm: "layer", "rms", or None for the plain LSTM.
+      epsilon, dtype, param_dtype, kernel_init, recurrent_kernel_init, scale_init, bias_init,
+        carry_init: see `NormalizedCell`.
+      sites: where the norm stands, if there is one: of "recurrent", "input", and "cell" or
+        "carried_cell".
 
     >>> import jax, jax.numpy as jnp
     >>> cell = LSTMCell(features=4)
@@ -205,89 +228,46 @@ class LSTMCell(Cell):
     ((2, 4), ['bias', 'bias_c', 'kernel', 'recurrent_kernel', 'scale_c', 'scale_h', 'scale_x'])
     """
 
-    features: int
-    norm: Norm = "layer"
-    epsilon: float = 1e-5
-    dtype: DType | None = None
-    param_dtype: DType = jnp.float32
-    kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
-    recurrent_kernel_init: Callable[..., Array] = nn.initializers.orthogonal()
-    scale_init: Callable[..., Array] = nn.initializers.ones_init()
-    bias_init: Callable[..., Array] = nn.initializers.zeros_init()
-    carry_init: Callable[..., Array] = nn.initializers.zeros_init()
+    carry_names: ClassVar[tuple[str, ...]] = ("c", "h")
+    sites: Sequence[str] = SITES
 
     @nn.compact
     def parameters(self, in_features: int) -> LSTMParams:
         """Declares (or finds) the parameters for inputs (..., in_features)."""
-        check_choice("norm", self.norm, ("layer", None))
-        width, gates, dtype = self.features, 4 * self.features, self.param_dtype
-        kernel_init = per_gate(self.kernel_init, 4)
-        recurrent_init = per_gate(self.recurrent_kernel_init, 4)
-        params = LSTMParams(
-            kernel=self.param("kernel", kernel_init, (in_features, gates), dtype),
-            recurrent_kernel=self.param("recurrent_kernel", recurrent_init, (width, gates), dtype),
-            bias=self.param("bias", self.bias_init, (gates,), dtype),
-        )
+        _check_sites(self.norm, self.sites)
+        params = LSTMParams(**self.weights(in_features, 4))
         if self.norm is None:
             return params
-        return params._replace(
-            scale_x=self.param("scale_x", self.scale_init, (gates,), dtype),
-            scale_h=self.param("scale_h", self.scale_init, (gates,), dtype),
-            scale_c=self.param("scale_c", self.scale_init, (width,), dtype),
-            bias_c=self.param("bias_c", self.bias_init, (width,), dtype),
-        )
+        if "input" in self.sites:
+            params = params._replace(scale_x=self.scale("scale_x", 4 * self.features))
+        if "recurrent" in self.sites:
+            params = params._replace(scale_h=self.scale("scale_h", 4 * self.features))
+        if "cell" in self.sites or "carried_cell" in self.sites:
+            params = params._replace(
+                scale_c=self.scale("scale_c", self.features),
+                bias_c=self.zeros("bias_c", self.features),
+            )
+        return params
 
-    def __call__(self, carry: LSTMCarry, inputs: Array) -> tuple[LSTMCarry, Array]:
-        """One step: carry (c, h) each (..., H), inputs (..., D) -> new carry, output (..., H)."""
-        return self.step(self.parameters(inputs.shape[-1]), carry, inputs)
+    def functions(self, params: Any) -> Functions:
+        return functions(params, self.norm, self.sites, self.epsilon, self.dtype)
 
-    def step(self, params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
-        """One step as a pure function: carry (c, h), x (..., D) -> new carry, output (..., H)."""
-        params, x = _as_arrays(params, x)
-        carry = jax.tree.map(jnp.asarray, carry)
-        projected = project_inputs(
-            params, x, norm=self.norm, epsilon=self.epsilon, dtype=self.dtype
-        )
-        carry, y = step(
-            params, carry, projected, norm=self.norm, epsilon=self.epsilon, dtype=self.dtype
-        )
-        return carry, y.astype(x.dtype if self.dtype is None else self.dtype)
 
-    def run(
-        self,
-        params: LSTMParams,
-        carry: LSTMCarry,
-        xs: Array,
-        mask: Array | None = None,
-        *,
-        reverse: bool = False,
-        unroll: int = 1,
-        implementation: Implementation = "auto",
-    ) -> tuple[LSTMCarry, Array]:
-        """The whole sequence: xs (T, B, D), mask (T, B) -> final (c, h), outputs (T, B, H)."""
-        return lstm(
-            params,
-            xs,
-            carry,
-            mask=mask,
-            norm=self.norm,
-            epsilon=self.epsilon,
-            dtype=self.dtype,
-            reverse=reverse,
-            unroll=unroll,
-            implementation=implementation,
-        )
+def forget_gate_bias(offset: float) -> Callable[..., Array]:
+    """An initializer for the bias of an LSTM: `offset` on the forget gate, zero elsewhere.
 
-    @nn.nowrap
-    def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> LSTMCarry:
-        """The initial (c, h) for inputs of `input_shape` (..., D): each (..., H) in param_dtype."""
-        shape = (*input_shape[:-1], self.features)
-        rng_c, rng_h = jax.random.split(rng)
-        return (
-            self.carry_init(rng_c, shape, self.param_dtype),
-            self.carry_init(rng_h, shape, self.param_dtype),
-        )
+    With a positive offset the cell remembers from the start (Gers et al. 2000; Jozefowicz et al.
+    2015). The paper's cells have none; the authors' Torch module for DRAW has one of -4.
 
-    @property
-    def num_feature_axes(self) -> int:
-        return 1
+    >>> cell = LSTMCell(features=2, bias_init=forget_gate_bias(1.0))
+    >>> forget_gate_bias(1.0)(None, (8,)).tolist()
+    [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    """
+
+    def init(rng: PRNGKey | None, shape: Sequence[int], dtype: DType = jnp.float32) -> Array:
+        (gates,) = shape
+        if gates % 4:
+            raise ValueError(f"the bias of an LSTM has a length 4H, not {gates}")
+        return jnp.zeros(shape, dtype).at[gates // 4 : gates // 2].set(offset)
+
+    return init

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lnjax.cells.base import Cell, Implementation
+from lnjax.cells.base import Cell
+from lnjax.cells.running import Implementation
 from lnjax.ops import flip_rows, lengths_to_mask, scan_sequence, zero_padding
 from lnjax.typing import Array, PRNGKey, PyTree
 
@@ -111,9 +112,7 @@ class RNN(nn.Module):
         self, carry: PyTree, xs: Array, mask: Array | None, reverse: bool
     ) -> tuple[PyTree, PyTree]:
         if isinstance(self.cell, Cell):
-            params = self.cell.parameters(xs.shape[-1])
-            return self.cell.run(
-                params,
+            return self.cell.sequence(
                 carry,
                 xs,
                 mask,

@@ -1,6 +1,7 @@
 """Pure functions on arrays, time-major where there is time. They know no Flax."""
 
 from lnjax.ops.normalization import layer_norm as layer_norm
+from lnjax.ops.normalization import rms_norm as rms_norm
 from lnjax.ops.sequence import flip_rows as flip_rows
 from lnjax.ops.sequence import lengths_to_mask as lengths_to_mask
 from lnjax.ops.sequence import scan_sequence as scan_sequence

@@ -60,23 +60,77 @@ def layer_norm(
     >>> [[round(value, 3) for value in row] for row in y.tolist()]
     [[-1.225, 0.0, 1.225], [0.0, 0.0, 0.0]]
     """
+    wide, axes = _wide("layer_norm", x, axis)
+    centered = _centered(wide, axes)
+    y = centered * _inverse_root(centered, axes, epsilon)
+    return _affine(y, scale, bias, axes).astype(jnp.asarray(x).dtype)
+
+
+def rms_norm(
+    x: Array,
+    scale: Array | None = None,
+    bias: Array | None = None,
+    *,
+    axis: int | Sequence[int] = -1,
+    epsilon: float = 1e-5,
+) -> Array:
+    r"""Root mean square normalization (Zhang and Sennrich 2019): `layer_norm` without its mean.
+
+    .. math::
+        \mathrm{RMS}(x) = \frac{x}{\sqrt{\frac{1}{H}\sum_i x_i^2 + \epsilon}} \odot
+            \mathrm{scale} + \mathrm{bias}
+
+    Invariant to the scale of a row, not to its shift. A zero row gives exactly `bias`.
+
+    Args:
+      x: (..., H) floating point; float16 and bfloat16 take their statistics in float32.
+      scale: the gain, of the shape of the normalized axes in ascending order; None means 1.
+      bias: of the same shape; None means 0, as in the usual form.
+      axis: the axis or axes over which one case's mean square runs.
+      epsilon: added to the mean square, in units of x squared.
+
+    Returns:
+      Of the shape and dtype of `x`.
+
+    Raises:
+      TypeError, ValueError: as `layer_norm`.
+
+    >>> import jax.numpy as jnp
+    >>> y = rms_norm(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
+    >>> [[round(value, 3) for value in row] for row in y.tolist()]
+    [[0.849, 1.131], [0.0, 0.0]]
+    """
+    wide, axes = _wide("rms_norm", x, axis)
+    y = wide * _inverse_root(wide, axes, epsilon)
+    return _affine(y, scale, bias, axes).astype(jnp.asarray(x).dtype)
+
+
+def _wide(name: str, x: Array, axis: int | Sequence[int]) -> tuple[Array, tuple[int, ...]]:
+    """`x` in the dtype of its statistics, and the axes counted from the front."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"layer_norm takes floating point x, got {x.dtype}; convert it first")
-    axes = _canonical_axes(axis, x.ndim)
-    wide = x.astype(statistics_dtype(x.dtype))
-    first = wide[tuple(slice(1) if a in axes else slice(None) for a in range(x.ndim))]
+        raise TypeError(f"{name} takes floating point x, got {x.dtype}; convert it first")
+    return x.astype(statistics_dtype(x.dtype)), _canonical_axes(axis, x.ndim)
+
+
+def _centered(wide: Array, axes: tuple[int, ...]) -> Array:
+    first = wide[tuple(slice(1) if a in axes else slice(None) for a in range(wide.ndim))]
     # A shift changes neither value nor derivative. Without it the rounded mean of a row with a mean
     # of 1e5 costs it five digits, and a constant row would not come out constant.
     shifted = wide - jax.lax.stop_gradient(first)
-    centered = shifted - jnp.mean(shifted, axis=axes, keepdims=True)
-    variance = jnp.mean(jnp.square(centered), axis=axes, keepdims=True)
-    y = centered * jax.lax.rsqrt(variance + epsilon)
+    return shifted - jnp.mean(shifted, axis=axes, keepdims=True)
+
+
+def _inverse_root(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
+    return jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=axes, keepdims=True) + epsilon)
+
+
+def _affine(y: Array, scale: Array | None, bias: Array | None, axes: tuple[int, ...]) -> Array:
     if scale is not None:
-        y = y * _over_axes("scale", scale, x.shape, axes).astype(y.dtype)
+        y = y * _over_axes("scale", scale, y.shape, axes).astype(y.dtype)
     if bias is not None:
-        y = y + _over_axes("bias", bias, x.shape, axes).astype(y.dtype)
-    return y.astype(x.dtype)
+        y = y + _over_axes("bias", bias, y.shape, axes).astype(y.dtype)
+    return y
 
 
 def _canonical_axes(axis: int | Sequence[int], ndim: int) -> tuple[int, ...]:

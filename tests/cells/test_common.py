@@ -20,7 +20,7 @@ MIXED = np.array([[1, 1, 1, 1, 1], [0, 1, 1, 0, 1], [0, 0, 0, 0, 0]], bool).T  #
 
 every_cell = pytest.mark.parametrize(
     "cell",
-    [cell(features=H, norm=norm) for cell in ALL_CELLS for norm in ("layer", None)],
+    [cell(features=H, norm=norm) for cell in ALL_CELLS for norm in ("layer", "rms", None)],
     ids=lambda cell: f"{type(cell).__name__}-{cell.norm}",
 )
 few_examples = settings(

@@ -1,0 +1,209 @@
+r"""The layer-normalized GRU (Ba et al. 2016, Eq. 26-28).
+
+.. math::
+    (r, z)_t &= \mathrm{LN}(h_{t-1} W_h^{rz}) \odot s_h^{rz}
+        + \mathrm{LN}(x_t W_x^{rz}) \odot s_x^{rz} + b^{rz} \\
+    n_t &= \tanh\bigl(\mathrm{LN}(x_t W_x^n) \odot s_x^n + b^n
+        + \sigma(r_t) \odot (\mathrm{LN}(h_{t-1} W_h^n) \odot s_h^n + b_h)\bigr) \\
+    h_t &= (1 - \sigma(z_t)) \odot h_{t-1} + \sigma(z_t) \odot n_t
+
+with ``norm="rms"`` the root mean square stands for LN; with ``norm=None`` there is no norm and no
+:math:`s`.
+
+Conventions:
+
+* Four norms: the reset and update gates of each projection jointly (2H), its candidate apart (H).
+  One norm over all 3H, as in haste, is another function.
+* The reset gate multiplies *after* the recurrent product and its norm, as in cuDNN, PyTorch and
+  Flax, and not before it as in Cho et al. 2014.
+* Where z is 1 the candidate is taken, as in the paper. Its code, PyTorch, Flax and Keras take the
+  old h there: the same functions, with the sign of z's weights turned (`lnjax.convert` does so).
+* One bias b (3H), the sum of the paper's betas, and :math:`b_h` (H), which the reset gate scales:
+  the recurrent candidate's beta, and without a norm the bias that PyTorch and Flax have there.
+* Parameters lie in the order r, z, n. Gain 1, bias 0 at the start; epsilon 1e-5 inside the root.
+* Summed inputs, statistics and gates are at least float32, whatever `dtype` the products and
+  outputs have. The carry keeps the dtype that it starts with, float32 unless it is given another.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lnjax.cells.base import NormalizedCell
+from lnjax.cells.running import (
+    NO_NOISE,
+    Functions,
+    Implementation,
+    Noise,
+    Norm,
+    check_choice,
+    check_parameters,
+    normalize,
+    product,
+    recurrent_product,
+    run_sequence,
+)
+from lnjax.typing import Array, DType
+
+
+class GRUParams(NamedTuple):
+    """Parameters of a GRU over inputs of width D; the gains are None without a norm."""
+
+    kernel: Array  # (D, 3H)
+    recurrent_kernel: Array  # (H, 3H)
+    bias: Array  # (3H,)
+    bias_h: Array  # (H,)
+    scale_x: Array | None = None  # (3H,)
+    scale_h: Array | None = None  # (3H,)
+
+
+def project_inputs(
+    params: GRUParams,
+    xs: Array,
+    *,
+    norm: Norm = "layer",
+    epsilon: float = 1e-5,
+    dtype: DType | None = None,
+) -> Array:
+    """The input side, (..., D) -> (..., 3H), for any number of time steps at once."""
+    summed_x = product(xs, params.kernel, dtype)
+    summed_x = _normalize(norm, epsilon, summed_x, params.scale_x)
+    return summed_x + jnp.broadcast_to(params.bias, summed_x.shape).astype(summed_x.dtype)
+
+
+def step(
+    params: GRUParams,
+    h: Array,
+    projected_x: Array,
+    *,
+    norm: Norm = "layer",
+    epsilon: float = 1e-5,
+    dtype: DType | None = None,
+    dropout_h: Array | None = None,
+) -> tuple[Array, Array]:
+    """One step: carry h (B, H), projected_x (B, 3H) -> new carry, output h (B, H)."""
+    summed_h = recurrent_product(h, params.recurrent_kernel, dtype, dropout_h)
+    summed_h = _normalize(norm, epsilon, summed_h, params.scale_h)
+    r_h, z_h, n_h = jnp.split(summed_h, 3, axis=-1)
+    r_x, z_x, n_x = jnp.split(projected_x, 3, axis=-1)
+    n_h = n_h + jnp.broadcast_to(params.bias_h, n_h.shape).astype(n_h.dtype)
+    r, z = jax.nn.sigmoid(r_h + r_x), jax.nn.sigmoid(z_h + z_x)
+    n = jnp.tanh(n_x + r * n_h)
+    new_h = (1 - z) * h + z * n
+    return new_h.astype(h.dtype), new_h
+
+
+def _normalize(norm: Norm, epsilon: float, summed: Array, scale: Array | None) -> Array:
+    """The norms of one side: of (..., 3H) the first 2H jointly, the last H apart."""
+    if scale is None:
+        return summed
+    gates = scale.shape[0] // 3 * 2
+    return jnp.concatenate(
+        [
+            normalize(norm, epsilon, summed[..., :gates], scale[:gates]),
+            normalize(norm, epsilon, summed[..., gates:], scale[gates:]),
+        ],
+        axis=-1,
+    )
+
+
+def gru(
+    params: GRUParams,
+    xs: Array,
+    carry: Array | None = None,
+    *,
+    mask: Array | None = None,
+    norm: Norm = "layer",
+    epsilon: float = 1e-5,
+    dtype: DType | None = None,
+    noise: Noise = NO_NOISE,
+    reverse: bool = False,
+    unroll: int = 1,
+    implementation: Implementation = "auto",
+) -> tuple[Array, Array]:
+    """Runs the GRU over a time-major sequence.
+
+    Args:
+      params: a `GRUParams`.
+      xs: (T, B, D); further batch axes may follow B.
+      carry: initial h (B, H); None means zeros, in at least float32.
+      mask, norm, epsilon, dtype, noise, reverse, unroll, implementation: see `lnjax.lstm`.
+
+    Returns:
+      The final carry h (B, H), and the outputs h (T, B, H).
+
+    Raises:
+      ValueError: `norm` or `implementation` is not known, or the parameters are of another norm.
+      AssertionError: shapes or the mask's dtype are not those above.
+
+    >>> import jax, jax.numpy as jnp
+    >>> cell = GRUCell(features=5)
+    >>> xs = jax.random.normal(jax.random.key(0), (7, 2, 3))
+    >>> carry = cell.initialize_carry(jax.random.key(1), xs[0].shape)
+    >>> variables = cell.init(jax.random.key(2), carry, xs[0])
+    >>> h, ys = gru(GRUParams(**variables["params"]), xs)
+    >>> h.shape, ys.shape, bool((h == ys[-1]).all())
+    ((2, 5), (7, 2, 5), True)
+    """
+    return run_sequence(
+        functions(params, norm, epsilon, dtype),
+        params,
+        carry,
+        xs,
+        mask,
+        noise,
+        dtype=dtype,
+        reverse=reverse,
+        unroll=unroll,
+        implementation=implementation,
+    )
+
+
+def functions(params: GRUParams, norm: Norm, epsilon: float, dtype: DType | None) -> Functions:
+    """The halves of a step for these choices; refuses parameters that are of others."""
+    check_choice("norm", norm, ("layer", "rms", None))
+    check_parameters(params, f"norm={norm!r}", scale_x=norm is not None, scale_h=norm is not None)
+    options = {"norm": norm, "epsilon": epsilon, "dtype": dtype}
+    return Functions(partial(project_inputs, **options), partial(step, **options))
+
+
+class GRUCell(NormalizedCell):
+    """GRU cell with layer normalization; equations and conventions at the head of this module.
+
+    Called as `flax.linen.GRUCell` is, with the same carry ``h``; it works under `flax.linen.RNN` as
+    under `lnjax.RNN`.
+
+    Attributes:
+      features: H.
+      norm: "layer", "rms", or None for the plain GRU.
+      epsilon, dtype, param_dtype, kernel_init, recurrent_kernel_init, scale_init, bias_init,
+        carry_init: see `NormalizedCell`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> cell = GRUCell(features=4)
+    >>> x = jnp.ones((2, 3))
+    >>> h = cell.initialize_carry(jax.random.key(0), x.shape)
+    >>> (h, y), variables = cell.init_with_output(jax.random.key(1), h, x)
+    >>> y.shape, sorted(variables["params"])
+    ((2, 4), ['bias', 'bias_h', 'kernel', 'recurrent_kernel', 'scale_h', 'scale_x'])
+    """
+
+    @nn.compact
+    def parameters(self, in_features: int) -> GRUParams:
+        """Declares (or finds) the parameters for inputs (..., in_features)."""
+        check_choice("norm", self.norm, ("layer", "rms", None))
+        params = GRUParams(
+            **self.weights(in_features, 3), bias_h=self.zeros("bias_h", self.features)
+        )
+        if self.norm is None:
+            return params
+        return params._replace(
+            scale_x=self.scale("scale_x", 3 * self.features),
+            scale_h=self.scale("scale_h", 3 * self.features),
+        )
+
+    def functions(self, params: Any) -> Functions:
+        return functions(params, self.norm, self.epsilon, self.dtype)

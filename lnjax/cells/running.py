@@ -1,0 +1,213 @@
+"""What the pure functions of all cells share: a step, a sequence, products, norms by name, checks.
+
+A cell is here a pair of `Functions`; Flax does not appear.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from lnjax.ops import normalization, scan_sequence, zero_padding
+from lnjax.typing import Array, DType, PRNGKey, PyTree
+
+Norm = Literal["layer", "rms"] | None
+Implementation = Literal["auto", "scan"]
+
+NORMS = {"layer": normalization.layer_norm, "rms": normalization.rms_norm}
+
+
+class Noise(NamedTuple):
+    """What is random in a run of a cell, drawn before the loop over time starts.
+
+    dropout_h: (B, H), multiplies h where it enters the recurrent products, the same at every step.
+    hold: one entry for each leaf of the carry, in its order: None, or (T, B, H) or of that rank and
+      broadcastable to it; the share of the old value that the new one keeps: True and False, or
+      a number between 0 and 1.
+    """
+
+    dropout_h: Array | None = None
+    hold: tuple[Array | None, ...] | None = None
+
+
+NO_NOISE = Noise()
+
+
+class Functions(NamedTuple):
+    """A cell with its choices made: the two halves of a time step, as pure functions."""
+
+    project_inputs: Callable[[Any, Array], Array]  # (params, xs) -> projected
+    step: Callable[..., tuple[PyTree, Array]]  # (params, carry, projected_x, *, dropout_h)
+
+
+def run_step(
+    functions: Functions,
+    params: Any,
+    carry: PyTree,
+    x: Array,
+    noise: Noise = NO_NOISE,
+    *,
+    dtype: DType | None = None,
+) -> tuple[PyTree, Array]:
+    """One step of a cell on x (..., D); `noise` is that of a sequence of one step."""
+    params, x = _as_arrays(params, x)
+    carry = jax.tree.map(jnp.asarray, carry)
+    projected = functions.project_inputs(params, x)
+    new_carry, y = functions.step(params, carry, projected, dropout_h=noise.dropout_h)
+    if noise.hold is not None:
+        hold = tuple(None if share is None else share[0] for share in noise.hold)
+        new_carry, y = _hold(hold, carry, new_carry, y)
+    return new_carry, y.astype(x.dtype if dtype is None else dtype)
+
+
+def run_sequence(
+    functions: Functions,
+    params: Any,
+    carry: PyTree | None,
+    xs: Array,
+    mask: Array | None = None,
+    noise: Noise = NO_NOISE,
+    *,
+    num_carries: int = 1,
+    dtype: DType | None = None,
+    reverse: bool = False,
+    unroll: int = 1,
+    implementation: Implementation = "auto",
+) -> tuple[PyTree, Array]:
+    """Runs a cell over a time-major sequence.
+
+    Args:
+      functions: of the cell.
+      params: its parameters, with a field `recurrent_kernel` (H, ...).
+      carry: the initial carry; None means `num_carries` leaves of zeros in at least float32.
+      xs: (T, B, D); further batch axes may follow B.
+      mask: (T, B) bool, True = real. A step that is not real holds the carry and outputs zero.
+      noise: what is random, drawn beforehand.
+      num_carries: the number of leaves of the carry.
+      dtype: of the operands of the products and of the outputs. None: the products are taken in the
+        common dtype of inputs and parameters, and the outputs have that of the inputs (that of the
+        parameters if the inputs are integers).
+      reverse: from the last step to the first; outputs stay at the time of their input.
+      unroll: steps per iteration of the compiled loop.
+      implementation: "scan", the plain scan over the step; or "auto", the best path there is: today
+        the scan that recomputes each step in the backward pass.
+
+    Returns:
+      The final carry, and the outputs (T, B, H).
+    """
+    check_choice("implementation", implementation, ("auto", "scan"))
+    params, xs = _as_arrays(params, xs)
+    chex.assert_axis_dimension(params.kernel, 0, xs.shape[-1])
+    if mask is not None:
+        chex.assert_shape(mask, xs.shape[:-1])
+        chex.assert_type(mask, bool)
+    if carry is None:
+        features = params.recurrent_kernel.shape[0]
+        wide = normalization.statistics_dtype(xs.dtype)
+        zeros = jnp.zeros((*xs.shape[1:-1], features), wide)
+        carry = zeros if num_carries == 1 else (zeros,) * num_carries
+    carry = jax.tree.map(jnp.asarray, carry)
+    projected = functions.project_inputs(params, zero_padding(xs, mask))
+
+    def step(carry: PyTree, inputs: tuple[Array, Any]) -> tuple[PyTree, Array]:
+        projected_x, hold = inputs
+        new_carry, y = functions.step(params, carry, projected_x, dropout_h=noise.dropout_h)
+        return (new_carry, y) if hold is None else _hold(hold, carry, new_carry, y)
+
+    carry, ys = scan_sequence(
+        step,
+        carry,
+        (projected, noise.hold),
+        mask,
+        reverse=reverse,
+        unroll=unroll,
+        remat=implementation == "auto",
+    )
+    return carry, ys.astype(xs.dtype if dtype is None else dtype)
+
+
+def _hold(
+    hold: tuple[Array | None, ...], carry: PyTree, new_carry: PyTree, y: Array
+) -> tuple[PyTree, Array]:
+    """Keeps the share `hold` of the old carry; the output is the new h, as without it."""
+    old, structure = jax.tree.flatten(carry)
+    new = structure.flatten_up_to(new_carry)
+    kept = [_mix(share, *leaves) for share, *leaves in zip(hold, old, new, strict=True)]
+    return structure.unflatten(kept), _mix(hold[-1], old[-1], y)
+
+
+def _mix(share: Array | None, old: Array, new: Array) -> Array:
+    if share is None:
+        return new
+    share = jnp.broadcast_to(share, new.shape)
+    if share.dtype == jnp.bool_:
+        return jnp.where(share, old.astype(new.dtype), new)
+    share = share.astype(new.dtype)
+    return share * old.astype(new.dtype) + (1 - share) * new
+
+
+def _as_arrays(params: Any, xs: Array) -> tuple[Any, Array]:
+    """NumPy becomes jax (float64 falls to float32 unless x64 is on), integer inputs floats."""
+    params, xs = jax.tree.map(jnp.asarray, (params, xs))
+    is_float = jnp.issubdtype(xs.dtype, jnp.floating)
+    return params, xs if is_float else xs.astype(params.kernel.dtype)
+
+
+def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
+    """Refuses a value of `name` that is none of the `known` ones."""
+    if value not in known:
+        raise ValueError(
+            f"{name}={value!r} is not known; choose one of {', '.join(map(repr, known))}"
+        )
+
+
+def check_parameters(params: Any, choices: str, **expected: bool) -> None:
+    """Refuses parameters that have not exactly the gains (and so on) that are `expected`."""
+    for name, wanted in expected.items():
+        if (getattr(params, name) is not None) != wanted:
+            have = "have no" if wanted else "have a"
+            raise ValueError(f"{choices}, but the parameters {have} {name}")
+
+
+def normalize(norm: Norm, epsilon: float, x: Array, scale: Array | None) -> Array:
+    """Normalizes x (..., H) and applies the gain; a site without a gain is one without a norm."""
+    if scale is None:
+        return x
+    check_choice("norm", norm, tuple(NORMS))
+    return NORMS[norm](x, scale, epsilon=epsilon)
+
+
+def product(x: Array, kernel: Array, dtype: DType | None) -> Array:
+    """``x @ kernel`` with operands in `dtype` (None: their common one), summed in >= float32."""
+    dtype = jnp.promote_types(x.dtype, kernel.dtype) if dtype is None else dtype
+    return jnp.matmul(
+        x.astype(dtype),
+        kernel.astype(dtype),
+        preferred_element_type=normalization.statistics_dtype(dtype),
+    )
+
+
+def recurrent_product(
+    h: Array, kernel: Array, dtype: DType | None, dropout_h: Array | None
+) -> Array:
+    """The product of h (..., H), or of what dropout leaves of it, with a recurrent kernel."""
+    return product(h if dropout_h is None else h * dropout_h.astype(h.dtype), kernel, dtype)
+
+
+def per_gate(init: Callable[..., Array], num_gates: int) -> Callable[..., Array]:
+    """Applies `init` to each (rows, features) gate block of a (rows, num_gates * features) kernel.
+
+    Orthogonal blocks, or a fan computed from one block, are what separate matrices would get.
+    """
+
+    def stacked(rng: PRNGKey, shape: Sequence[int], dtype: DType = jnp.float32) -> Array:
+        rows, columns = shape
+        keys = jax.random.split(rng, num_gates)
+        # Drawn wide: the decomposition behind an orthogonal matrix has no half precision.
+        wide = normalization.statistics_dtype(dtype)
+        blocks = [init(key, (rows, columns // num_gates), wide) for key in keys]
+        return jnp.concatenate(blocks, axis=1).astype(dtype)
+
+    return stacked
