@@ -16,7 +16,15 @@ from lnjax.cells.gru import gru as gru
 from lnjax.cells.lstm import lstm as lstm
 from lnjax.cells.simple_rnn import simple_rnn as simple_rnn
 from lnjax.nn import RNN as RNN
+from lnjax.nn import Conv as Conv
+from lnjax.nn import Dense as Dense
+from lnjax.nn import Normalize as Normalize
+from lnjax.ops import batch_norm as batch_norm
+from lnjax.ops import batch_statistics as batch_statistics
+from lnjax.ops import group_norm as group_norm
+from lnjax.ops import instance_norm as instance_norm
 from lnjax.ops import layer_norm as layer_norm
 from lnjax.ops import rms_norm as rms_norm
+from lnjax.ops import weight_norm as weight_norm
 
 __version__ = "0.1.0"

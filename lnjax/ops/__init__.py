@@ -1,8 +1,14 @@
 """Pure functions on arrays, time-major where there is time. They know no Flax."""
 
+from lnjax.ops.batch import batch_norm as batch_norm
+from lnjax.ops.batch import batch_statistics as batch_statistics
+from lnjax.ops.normalization import group_norm as group_norm
+from lnjax.ops.normalization import instance_norm as instance_norm
 from lnjax.ops.normalization import layer_norm as layer_norm
 from lnjax.ops.normalization import rms_norm as rms_norm
+from lnjax.ops.normalization import weight_norm as weight_norm
 from lnjax.ops.sequence import flip_rows as flip_rows
 from lnjax.ops.sequence import lengths_to_mask as lengths_to_mask
 from lnjax.ops.sequence import scan_sequence as scan_sequence
+from lnjax.ops.sequence import select as select
 from lnjax.ops.sequence import zero_padding as zero_padding

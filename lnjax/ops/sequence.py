@@ -31,9 +31,15 @@ def lengths_to_mask(lengths: Array, num_steps: int) -> Array:
     return jnp.arange(num_steps).reshape((-1,) + (1,) * lengths.ndim) < lengths[None]
 
 
+def select(mask: Array, if_real: Array, otherwise: Array) -> Array:
+    """`jnp.where` of arrays (..., *features), with `mask` (...) reaching over the features."""
+    mask = mask.reshape(mask.shape + (1,) * (if_real.ndim - mask.ndim))
+    return jnp.where(jnp.broadcast_to(mask, if_real.shape), if_real, otherwise)
+
+
 def zero_padding(xs: Array, mask: Array | None) -> Array:
     """`xs` (T, B, ...) with zeros where `mask` (T, B) is False; `xs` itself without a mask."""
-    return xs if mask is None else _select(mask, xs, jnp.zeros_like(xs))
+    return xs if mask is None else select(mask, xs, jnp.zeros_like(xs))
 
 
 def scan_sequence(
@@ -70,8 +76,8 @@ def scan_sequence(
     def masked_step(carry: PyTree, x_and_mask: tuple[PyTree, Array]) -> tuple[PyTree, PyTree]:
         x, real = x_and_mask
         new_carry, y = step(carry, x)
-        held = jax.tree.map(lambda new, old: _select(real, new, old), new_carry, carry)
-        return held, jax.tree.map(lambda leaf: _select(real, leaf, jnp.zeros_like(leaf)), y)
+        held = jax.tree.map(lambda new, old: select(real, new, old), new_carry, carry)
+        return held, jax.tree.map(lambda leaf: select(real, leaf, jnp.zeros_like(leaf)), y)
 
     return jax.lax.scan(masked_step, carry, (xs, mask), reverse=reverse, unroll=unroll)
 
@@ -88,11 +94,4 @@ def flip_rows(ys: Array, mask: Array | None) -> Array:
     extent = jnp.max(jnp.where(mask, time + 1, 0), axis=0, keepdims=True, initial=0)  # (1, B)
     source = extent - 1 - time
     index = jnp.maximum(source, 0).reshape(source.shape + (1,) * (ys.ndim - mask.ndim))
-    return _select(source >= 0, jnp.take_along_axis(ys, index, axis=0), jnp.zeros_like(ys))
-
-
-def _select(mask: Array, if_real: Array, otherwise: Array) -> Array:
-    """`jnp.where` with `mask` reaching over the trailing axes."""
-    return jnp.where(
-        mask.reshape(mask.shape + (1,) * (if_real.ndim - mask.ndim)), if_real, otherwise
-    )
+    return select(source >= 0, jnp.take_along_axis(ys, index, axis=0), jnp.zeros_like(ys))
