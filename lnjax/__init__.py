@@ -16,9 +16,12 @@ from lnjax.cells.gru import gru as gru
 from lnjax.cells.lstm import lstm as lstm
 from lnjax.cells.simple_rnn import simple_rnn as simple_rnn
 from lnjax.nn import RNN as RNN
+from lnjax.nn import Bidirectional as Bidirectional
 from lnjax.nn import Conv as Conv
 from lnjax.nn import Dense as Dense
 from lnjax.nn import Normalize as Normalize
+from lnjax.nn import Residual as Residual
+from lnjax.nn import Stack as Stack
 from lnjax.ops import batch_norm as batch_norm
 from lnjax.ops import batch_statistics as batch_statistics
 from lnjax.ops import group_norm as group_norm

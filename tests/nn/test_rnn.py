@@ -1,19 +1,30 @@
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from hypothesis import given
 
 import lnjax
 from tests.jaxprs import equations
+from tests.nn.sequences import (
+    LENGTHS,
+    B,
+    D,
+    H,
+    T,
+    apply,
+    assert_a_mask_is_truncation,
+    few_examples,
+    from_lengths,
+    masks,
+    random_carry,
+    random_variables,
+)
 from tests.trees import assert_close, assert_equal
 
-B, T, D, H = 4, 5, 3, 4
-LENGTHS = np.array([5, 1, 3, 2])  # none is 0: there Flax differs, see the tests of its defects
-FLAX_CELLS = [nn.LSTMCell(H), nn.GRUCell(H), nn.SimpleCell(H)]
-flax_cells = pytest.mark.parametrize("cell", FLAX_CELLS, ids=lambda cell: type(cell).__name__)
 both_kinds = pytest.mark.parametrize(
     "cell", [lnjax.LSTMCell(H, norm=None), nn.SimpleCell(H)], ids=lambda cell: type(cell).__name__
 )
@@ -22,129 +33,6 @@ both_kinds = pytest.mark.parametrize(
 @pytest.fixture
 def xs(rng):
     return rng.normal(size=(B, T, D)).astype(np.float32)
-
-
-def random_variables(rnn, xs, seed=0):
-    """Parameters that hide nothing by being zero or one."""
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(rnn.init, jax.random.key(0), xs)
-    return jax.tree.map(lambda a: rng.normal(0.1, 0.5, a.shape).astype(np.float32), shapes)
-
-
-def random_carry(cell, seed=1):
-    rng = np.random.default_rng(seed)
-    carry = cell.initialize_carry(jax.random.key(0), (B, D))
-    return jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32), carry)
-
-
-@cache
-def compiled(rnn):
-    """One compiled `apply` for each layer, so that equal calls compile once for all tests."""
-    return jax.jit(rnn.apply)
-
-
-def apply(rnn, variables, xs, **arrays):
-    return compiled(rnn)(variables, xs, **arrays)
-
-
-def from_lengths(lengths):
-    return np.arange(T) < np.asarray(lengths)[:, None]
-
-
-# Against flax.linen.RNN.
-
-
-@pytest.mark.parametrize(
-    "cell, order, lengths",
-    [
-        (nn.SimpleCell(H), order, lengths)
-        for order in ("forward", "reverse", "reverse, keep_order")
-        for lengths in (LENGTHS, None)
-    ]
-    + [
-        (cell, order, LENGTHS)
-        for cell in (nn.LSTMCell(H), nn.GRUCell(H))
-        for order in ("forward", "reverse")
-    ],
-)
-def test_is_the_rnn_of_flax_where_steps_are_real(xs, cell, order, lengths):
-    attributes = {
-        "return_carry": True,
-        "reverse": order != "forward",
-        "keep_order": order == "reverse, keep_order",
-    }
-    theirs, ours = nn.RNN(cell, **attributes), lnjax.RNN(cell, **attributes)
-    variables = random_variables(theirs, xs)
-    arrays = {"initial_carry": random_carry(cell), "seq_lengths": lengths}
-    carry, ys = apply(ours, variables, xs, **arrays)
-    expected_carry, expected_ys = apply(theirs, variables, xs, **arrays)
-    assert_close(carry, expected_carry)
-    real = np.ones((B, T), bool) if lengths is None else from_lengths(lengths)
-    assert_close(np.asarray(ys)[real], np.asarray(expected_ys)[real])
-    assert not np.asarray(ys)[~real].any()
-
-
-@flax_cells
-def test_declares_and_draws_the_parameters_of_flax(xs, cell):
-    class Model(nn.Module):
-        rnn: type
-
-        @nn.compact
-        def __call__(self, xs):
-            return self.rnn(cell.clone(parent=None), name="encoder")(xs)
-
-    ours, theirs = Model(lnjax.RNN), Model(nn.RNN)
-    shapes = jax.eval_shape(ours.init, jax.random.key(0), xs)
-    assert shapes == jax.eval_shape(theirs.init, jax.random.key(0), xs)
-    assert list(shapes["params"]) == ["encoder"]
-    if isinstance(cell, nn.SimpleCell):  # the cheapest: orthogonal matrices compile slowly
-        drawn = [jax.jit(model.init)(jax.random.key(0), xs) for model in (ours, theirs)]
-        assert_equal(*drawn)
-
-
-def test_stands_in_the_bidirectional_of_flax(xs):
-    def bidirectional(rnn):
-        return nn.Bidirectional(rnn(lnjax.LSTMCell(H)), rnn(lnjax.LSTMCell(H)), return_carry=True)
-
-    variables = random_variables(bidirectional(nn.RNN), xs)
-    carries, ys = apply(bidirectional(lnjax.RNN), variables, xs, seq_lengths=LENGTHS)
-    expected = apply(bidirectional(nn.RNN), variables, xs, seq_lengths=LENGTHS)
-    real = from_lengths(LENGTHS)
-    assert_close((carries, ys[real]), (expected[0], expected[1][real]))
-
-
-def test_cells_with_spatial_axes(rng):
-    cell = nn.ConvLSTMCell(2, (3, 3))
-    xs = rng.normal(size=(B, T, 4, 4, 1)).astype(np.float32)
-    theirs, ours = nn.RNN(cell, return_carry=True), lnjax.RNN(cell, return_carry=True)
-    variables = random_variables(theirs, xs)
-    carry, ys = apply(ours, variables, xs, seq_lengths=LENGTHS)
-    expected_carry, expected_ys = apply(theirs, variables, xs, seq_lengths=LENGTHS)
-    real = from_lengths(LENGTHS)
-    assert_close((carry, ys[real]), (expected_carry, expected_ys[real]))
-
-
-@both_kinds
-@pytest.mark.parametrize("batch", [(), (2, 3)], ids=["no batch axis", "two batch axes"])
-def test_batch_axes_are_all_that_precede_time_as_in_flax(rng, cell, batch):
-    xs = rng.normal(size=(*batch, T, D)).astype(np.float32)
-    variables = random_variables(nn.RNN(cell), xs)
-    expected = apply(nn.RNN(cell), variables, xs)
-    assert_close(apply(lnjax.RNN(cell), variables, xs), expected)
-
-
-def test_flax_errs_and_lnjax_is_right_on_rows_of_length_0(xs):
-    cell, lengths = nn.GRUCell(H), np.array([5, 0, 3, 0])
-    variables = random_variables(nn.RNN(cell), xs)
-    arrays = {"initial_carry": random_carry(cell), "seq_lengths": lengths}
-    flax_carry, _ = apply(nn.RNN(cell, return_carry=True), variables, xs, **arrays)
-    carry, ys = apply(lnjax.RNN(cell, return_carry=True), variables, xs, **arrays)
-    empty = lengths == 0
-    assert_equal(carry[empty], arrays["initial_carry"][empty])
-    assert_close(carry[~empty], flax_carry[~empty])
-    assert not np.asarray(ys)[empty].any()
-    # If this fails, Flax has mended it, and the comparisons above can include length 0.
-    assert not np.allclose(flax_carry[empty], arrays["initial_carry"][empty])
 
 
 @both_kinds
@@ -407,23 +295,6 @@ def test_an_unknown_implementation_is_refused_with_the_choices(xs, cell):
         rnn.clone(implementation="cuda").apply(variables, xs)
 
 
-def test_a_cell_that_needs_a_random_stream_in_the_loop_fails_loudly(xs):
-    class Noisy(nn.RNNCellBase):
-        num_feature_axes = 1
-
-        @nn.compact
-        def __call__(self, carry, x):
-            y = nn.Dropout(0.5, deterministic=False)(x)
-            return carry, y
-
-        @nn.nowrap
-        def initialize_carry(self, rng, input_shape):
-            return jnp.zeros(input_shape)
-
-    with pytest.raises(Exception, match="dropout"):
-        lnjax.RNN(Noisy()).apply({}, xs, rngs={"dropout": jax.random.key(0)})
-
-
 @both_kinds
 def test_two_layers_may_share_a_cell(xs, cell):
     class Twice(nn.Module):
@@ -454,12 +325,197 @@ def test_lifted_transformations(xs, cell):
     assert_close(ys, apply(ensemble(nn.RNN), variables, xs))
 
 
-def test_refuses_a_cell_that_has_more_than_parameters(xs):
-    class Counting(nn.SimpleCell):
-        @nn.compact
-        def __call__(self, carry, inputs):
-            self.variable("state", "steps", lambda: jnp.zeros(()))
-            return super().__call__(carry, inputs)
+# Cells with more than parameters, and other lifting.
 
-    with pytest.raises(ValueError, match="Counting has the collections state"):
-        lnjax.RNN(Counting(H)).init(jax.random.key(0), xs)
+
+class Stateful(nn.RNNCellBase):
+    """A cell with batch statistics, or dropout, in the loop."""
+
+    batch_norm: bool = False
+    dropout: float = 0.0
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, carry, x):
+        h = nn.Dense(H, name="of_x")(x) + nn.Dense(H, use_bias=False, name="of_h")(carry["h"])
+        if self.batch_norm:
+            h = nn.BatchNorm(use_running_average=not self.train, momentum=0.5)(h)
+        h = nn.Dropout(self.dropout, deterministic=not self.train)(jnp.tanh(h))
+        return {"h": h, "steps": carry["steps"] + 1}, {"h": h, "twice": 2 * h}
+
+    @nn.nowrap
+    def initialize_carry(self, rng, input_shape):
+        batch = input_shape[:-1]
+        return {"h": jnp.zeros((*batch, H)), "steps": jnp.zeros(batch, jnp.int32)}
+
+    @property
+    def num_feature_axes(self):
+        return 1
+
+
+STATISTICS_PER_STEP = {"variable_axes": {"batch_stats": 0}}
+PARAMETERS_PER_STEP = {
+    "variable_axes": {"params": 0},
+    "variable_broadcast": False,
+    "split_rngs": {"params": True},
+}
+CARRIED_STATISTICS = {"variable_carry": "batch_stats"}
+DROPOUT_PER_STEP = {"split_rngs": {"params": False, "dropout": True}}
+DROPOUT_ONCE = {"split_rngs": {"params": False, "dropout": False}}
+
+
+RNGS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+
+
+def run_lifted(rnn, variables, xs, **arrays):
+    run = partial(rnn.apply, mutable=["batch_stats"], rngs=RNGS)
+    return jax.jit(run)(variables, xs, **arrays)
+
+
+@pytest.mark.parametrize(
+    "cell, lifting",
+    [
+        (Stateful(batch_norm=True), STATISTICS_PER_STEP),
+        (Stateful(), PARAMETERS_PER_STEP),
+        (Stateful(dropout=0.5), DROPOUT_PER_STEP),
+        (Stateful(dropout=0.5), DROPOUT_ONCE),
+        (lnjax.SimpleCell(H), PARAMETERS_PER_STEP),
+    ],
+    ids=["statistics per step", "parameters", "dropout", "dropout once", "cell of lnjax"],
+)
+def test_lifts_variables_and_random_streams_as_flax_does(xs, cell, lifting):
+    ours, theirs = lnjax.RNN(cell, **lifting), nn.RNN(cell, **lifting)
+    variables = jax.jit(theirs.init)(RNGS, xs)
+    assert_close(jax.jit(ours.init)(RNGS, xs), variables)
+    assert_close(run_lifted(ours, variables, xs), run_lifted(theirs, variables, xs))
+
+
+@pytest.mark.parametrize("lifting", [PARAMETERS_PER_STEP, DROPOUT_PER_STEP], ids=["params", "rngs"])
+def test_what_is_lifted_counts_the_steps_taken_from_the_true_end(xs, lifting):
+    # In reverse the first parameters, and the first noise, belong to the last real step.
+    cell = Stateful(dropout=0.5 if lifting is DROPOUT_PER_STEP else 0.0)
+    attributes = lifting | {"return_carry": True, "reverse": True, "keep_order": True}
+    ours, theirs = lnjax.RNN(cell, **attributes), nn.RNN(cell, **attributes)
+    variables = jax.jit(theirs.init)(RNGS, xs)
+    (carry, ys), (expected_carry, expected_ys) = (
+        run_lifted(rnn, variables, xs, seq_lengths=LENGTHS)[0] for rnn in (ours, theirs)
+    )
+    real = from_lengths(LENGTHS)
+    assert_close(carry, expected_carry)
+    assert_close(ys["twice"][real], expected_ys["twice"][real])
+
+
+def test_a_state_is_handed_on_from_step_to_step(xs):
+    cell = Stateful(batch_norm=True)
+    theirs = nn.RNN(cell, **CARRIED_STATISTICS)
+    ours = lnjax.RNN(cell, **CARRIED_STATISTICS)
+    variables = jax.jit(ours.init)(RNGS, xs)
+    ys, state = run_lifted(ours, variables, xs)
+    assert_close((ys, state), run_lifted(theirs, variables, xs))
+    moved = state["batch_stats"]["cell"]["BatchNorm_0"]
+    assert not np.allclose(moved["mean"], 0)
+    # Evaluation reads it, and need not be able to change it.
+    trained, evaluation = variables | state, cell.clone(train=False)
+    evaluated = lnjax.RNN(evaluation, **CARRIED_STATISTICS).apply(trained, xs)
+    # Flax runs it only as one state for all steps.
+    both = {"variable_broadcast": ("params", "batch_stats")}
+    assert_close(evaluated, nn.RNN(evaluation, **both).apply(trained, xs))
+    # If these fail, Flax has mended them.
+    with pytest.raises(TypeError, match="carry input and carry output"):
+        nn.RNN(evaluation, **CARRIED_STATISTICS).apply(trained, xs)
+    with pytest.raises(TypeError, match="carry input and carry output"):
+        theirs.init(jax.random.key(0), xs)
+
+
+def test_an_error_about_what_is_not_lifted_says_what_is(xs):
+    with pytest.raises(Exception, match="batch_stats") as caught:
+        lnjax.RNN(Stateful(batch_norm=True)).init(jax.random.key(0), xs)
+    assert any("RNN lifts over time variable_axes={}" in note for note in caught.value.__notes__)
+    rnn = lnjax.RNN(Stateful(dropout=0.5))
+    variables = rnn.init(jax.random.key(0), xs)
+    with pytest.raises(Exception, match="dropout") as caught:
+        rnn.apply(variables, xs, rngs={"dropout": jax.random.key(0)})
+    assert any("split_rngs={'params': False}" in note for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize("implementation, stored", [("scan", True), ("auto", False)])
+def test_the_implementation_reaches_the_loop_of_a_cell_of_flax(xs, implementation, stored):
+    rnn = lnjax.RNN(nn.SimpleCell(H), implementation=implementation)
+    variables = random_variables(rnn, xs)
+    jaxpr = jax.make_jaxpr(rnn.apply)(variables, xs).jaxpr
+    (loop,) = loops(jaxpr)
+    inside = [e.primitive.name for e in equations(loop.params["jaxpr"].jaxpr)]
+    assert any("remat" in name or "checkpoint" in name for name in inside) != stored
+
+
+# The carry of any cell.
+
+
+class Odd(nn.RNNCellBase):
+    """Returns whatever carry it is told to."""
+
+    returns: object = None
+
+    def __call__(self, carry, x):
+        return self.returns(carry), x
+
+    @nn.nowrap
+    def initialize_carry(self, rng, input_shape):
+        return jnp.zeros(input_shape)
+
+    @property
+    def num_feature_axes(self):
+        return 1
+
+
+@pytest.mark.parametrize(
+    "returns, arguments, message",
+    [
+        (
+            lambda c: c.astype(jnp.bfloat16),
+            {},
+            r"Odd was given carry as float32 \(4, 3\).*bfloat16",
+        ),
+        (lambda c: c[:, :1], {}, r"given carry as float32 \(4, 3\) and returns float32 \(4, 1\)"),
+        (
+            lambda c: (c, c),
+            {},
+            r"given the carry PyTreeDef\(\*\) and returns PyTreeDef\(\(\*, \*\)\)",
+        ),
+        (
+            lambda c: c,
+            {"initial_carry": {"n": np.zeros(())}, "seq_lengths": LENGTHS},
+            r"carry\['n'\] of shape \(\); under a mask.*batch axes \(4,\)",
+        ),
+    ],
+    ids=["dtype", "shape", "structure", "no batch axis"],
+)
+def test_a_carry_that_does_not_fit_is_named(xs, returns, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        lnjax.RNN(Odd(returns)).apply({}, xs, **arguments)
+
+
+def test_a_carry_without_batch_axes_is_fine_without_a_mask(xs):
+    rnn = lnjax.RNN(Odd(lambda c: {"n": c["n"] + 1}), return_carry=True)
+    carry, _ = rnn.apply({}, xs, initial_carry={"n": jnp.zeros(())})
+    assert carry["n"] == T
+
+
+def test_too_few_axes_are_refused(xs):
+    with pytest.raises(ValueError, match=r"inputs have shape \(3,\).*time axis and 1 feature axes"):
+        lnjax.RNN(nn.SimpleCell(H)).init(jax.random.key(0), xs[0, 0])
+
+
+@pytest.mark.parametrize(
+    "rnn",
+    [
+        lnjax.RNN(nn.GRUCell(H)),
+        lnjax.RNN(lnjax.SimpleCell(H, norm=None), reverse=True, keep_order=True),
+        lnjax.RNN(lnjax.SimpleCell(H, norm=None), variable_broadcast=("params",)),
+    ],
+    ids=["cell of flax", "reverse", "lifted"],
+)
+@few_examples
+@given(mask=masks())
+def test_a_mask_is_truncation_for_outputs_and_all_gradients(rnn, x64, mask):
+    assert_a_mask_is_truncation(rnn, mask)
