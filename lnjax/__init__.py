@@ -4,6 +4,7 @@ Importing lnjax loads jax and flax. What trains and what reads data (`lnjax.trai
 is imported by name, and needs the extra ``lnjax[tasks]``.
 """
 
+from lnjax import convert as convert
 from lnjax.cells import GRUCell as GRUCell
 from lnjax.cells import GRUParams as GRUParams
 from lnjax.cells import LSTMCell as LSTMCell
