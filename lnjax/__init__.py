@@ -5,14 +5,21 @@ is imported by name, and needs the extra ``lnjax[tasks]``.
 """
 
 from lnjax import convert as convert
+from lnjax import nnx as nnx
+from lnjax.cells import BatchNormLSTMCell as BatchNormLSTMCell
+from lnjax.cells import BatchNormLSTMParams as BatchNormLSTMParams
 from lnjax.cells import GRUCell as GRUCell
 from lnjax.cells import GRUParams as GRUParams
+from lnjax.cells import LearnedCarry as LearnedCarry
 from lnjax.cells import LSTMCell as LSTMCell
 from lnjax.cells import LSTMParams as LSTMParams
 from lnjax.cells import Noise as Noise
+from lnjax.cells import RecurrentDropout as RecurrentDropout
 from lnjax.cells import SimpleCell as SimpleCell
 from lnjax.cells import SimpleParams as SimpleParams
+from lnjax.cells import Zoneout as Zoneout
 from lnjax.cells import forget_gate_bias as forget_gate_bias
+from lnjax.cells.batch_norm_lstm import batch_norm_lstm as batch_norm_lstm
 from lnjax.cells.gru import gru as gru
 from lnjax.cells.lstm import lstm as lstm
 from lnjax.cells.simple_rnn import simple_rnn as simple_rnn

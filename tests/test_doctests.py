@@ -16,7 +16,24 @@ MODULES = sorted(
     if not module.name.endswith("__main__")
 )
 # Where users look first: an example must be there, not only be right if it is.
-WITH_EXAMPLES = {"lnjax.cells.lstm", "lnjax.nn.rnn", "lnjax.ops.normalization"}
+WITH_EXAMPLES = {
+    "lnjax.cells.batch_norm_lstm",
+    "lnjax.cells.gru",
+    "lnjax.cells.lstm",
+    "lnjax.cells.simple_rnn",
+    "lnjax.cells.wrappers",
+    "lnjax.convert",
+    "lnjax.nn.bidirectional",
+    "lnjax.nn.conv",
+    "lnjax.nn.dense",
+    "lnjax.nn.normalize",
+    "lnjax.nn.residual",
+    "lnjax.nn.rnn",
+    "lnjax.nn.stack",
+    "lnjax.nnx",
+    "lnjax.ops.batch",
+    "lnjax.ops.normalization",
+}
 
 
 @pytest.mark.parametrize("name", MODULES)

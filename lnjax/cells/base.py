@@ -72,6 +72,7 @@ class Cell(nn.RNNCellBase):
         carry: PyTree,
         xs: Array,
         mask: Array | None = None,
+        noise: Noise | None = None,
         *,
         reverse: bool = False,
         unroll: int = 1,
@@ -83,23 +84,72 @@ class Cell(nn.RNNCellBase):
             carry,
             xs,
             mask,
-            self.noise(xs.shape[0], xs.shape[1:-1]),
+            self.noise(xs.shape[0], xs.shape[1:-1]) if noise is None else noise,
             reverse=reverse,
             unroll=unroll,
             implementation=implementation,
         )
 
-    def __call__(self, carry: PyTree, inputs: Array) -> tuple[PyTree, Array]:
+    def __call__(
+        self, carry: PyTree, inputs: Array, noise: Noise | None = None
+    ) -> tuple[PyTree, Array]:
         """One step: carry as `initialize_carry` makes it, inputs (..., D) -> carry, (..., H)."""
         params = self.parameters(inputs.shape[-1])
-        return self.step(params, carry, inputs, self.noise(1, inputs.shape[:-1]))
+        noise = self.noise(1, inputs.shape[:-1]) if noise is None else noise
+        return self.step(params, carry, inputs, noise)
 
     @property
     def num_feature_axes(self) -> int:
         return 1
 
 
-class NormalizedCell(Cell):
+class Weights:
+    """How the cells declare their weights, and their initial carry; it adds no attribute."""
+
+    features: int
+    param_dtype: DType
+    kernel_init: Callable[..., Array]
+    recurrent_kernel_init: Callable[..., Array]
+    scale_init: Callable[..., Array]
+    bias_init: Callable[..., Array]
+    carry_init: Callable[..., Array]
+
+    def weights(self, in_features: int, num_gates: int) -> dict[str, Array]:
+        """Declares `kernel`, `recurrent_kernel` and `bias` for `num_gates` blocks of width H."""
+        width, gates, dtype = self.features, num_gates * self.features, self.param_dtype
+        kernel_init = per_gate(self.kernel_init, num_gates)
+        recurrent_init = per_gate(self.recurrent_kernel_init, num_gates)
+        return {
+            "kernel": self.param("kernel", kernel_init, (in_features, gates), dtype),
+            "recurrent_kernel": self.param(
+                "recurrent_kernel", recurrent_init, (width, gates), dtype
+            ),
+            "bias": self.param("bias", self.bias_init, (gates,), dtype),
+        }
+
+    def scale(self, name: str, width: int) -> Array:
+        """Declares a gain."""
+        return self.param(name, self.scale_init, (width,), self.param_dtype)
+
+    def zeros(self, name: str, width: int) -> Array:
+        """Declares a bias other than `bias`."""
+        return self.param(name, nn.initializers.zeros_init(), (width,), self.param_dtype)
+
+    @nn.nowrap
+    def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> Any:
+        """The initial carry for inputs of `input_shape` (..., D): (..., H) leaves in param_dtype.
+
+        For a cell with c and h the pair (c, h), as in Flax; else h.
+        """
+        shape = (*input_shape[:-1], self.features)
+        if "c" not in self.carry_names:
+            return self.carry_init(rng, shape, self.param_dtype)
+        rng_c, rng_h = jax.random.split(rng)
+        c = self.carry_init(rng_c, shape, self.param_dtype)
+        return c, self.carry_init(rng_h, shape, self.param_dtype)
+
+
+class NormalizedCell(Weights, Cell):
     """What the cells with `norm` "layer", "rms" or None share: attributes, step, run.
 
     Attributes:
@@ -130,27 +180,6 @@ class NormalizedCell(Cell):
     def functions(self, params: Any) -> Functions:
         """The pure functions of this cell, after a check that `params` are of its kind."""
         raise TypeError(f"{type(self).__name__} has no functions")
-
-    def weights(self, in_features: int, num_gates: int) -> dict[str, Array]:
-        """Declares `kernel`, `recurrent_kernel` and `bias` for `num_gates` blocks of width H."""
-        width, gates, dtype = self.features, num_gates * self.features, self.param_dtype
-        kernel_init = per_gate(self.kernel_init, num_gates)
-        recurrent_init = per_gate(self.recurrent_kernel_init, num_gates)
-        return {
-            "kernel": self.param("kernel", kernel_init, (in_features, gates), dtype),
-            "recurrent_kernel": self.param(
-                "recurrent_kernel", recurrent_init, (width, gates), dtype
-            ),
-            "bias": self.param("bias", self.bias_init, (gates,), dtype),
-        }
-
-    def scale(self, name: str, width: int) -> Array:
-        """Declares a gain."""
-        return self.param(name, self.scale_init, (width,), self.param_dtype)
-
-    def zeros(self, name: str, width: int) -> Array:
-        """Declares a bias other than `bias`."""
-        return self.param(name, nn.initializers.zeros_init(), (width,), self.param_dtype)
 
     def step(
         self, params: Any, carry: PyTree, x: Array, noise: Noise = NO_NOISE
@@ -183,15 +212,3 @@ class NormalizedCell(Cell):
             unroll=unroll,
             implementation=implementation,
         )
-
-    @nn.nowrap
-    def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> Any:
-        """The initial carry for inputs of `input_shape` (..., D): (..., H) leaves in param_dtype.
-
-        For a cell with c and h the pair (c, h), as in Flax; else h.
-        """
-        shape = (*input_shape[:-1], self.features)
-        if len(self.carry_names) == 1:
-            return self.carry_init(rng, shape, self.param_dtype)
-        keys = jax.random.split(rng, len(self.carry_names))
-        return tuple(self.carry_init(key, shape, self.param_dtype) for key in keys)

@@ -39,6 +39,7 @@ from lnjax.cells.running import (
     Implementation,
     Noise,
     Norm,
+    add_bias,
     check_choice,
     check_parameters,
     normalize,
@@ -71,7 +72,7 @@ def project_inputs(
     """The input side, (..., D) -> (..., 3H), for any number of time steps at once."""
     summed_x = product(xs, params.kernel, dtype)
     summed_x = _normalize(norm, epsilon, summed_x, params.scale_x)
-    return summed_x + jnp.broadcast_to(params.bias, summed_x.shape).astype(summed_x.dtype)
+    return add_bias(summed_x, params.bias)
 
 
 def step(
@@ -89,9 +90,8 @@ def step(
     summed_h = _normalize(norm, epsilon, summed_h, params.scale_h)
     r_h, z_h, n_h = jnp.split(summed_h, 3, axis=-1)
     r_x, z_x, n_x = jnp.split(projected_x, 3, axis=-1)
-    n_h = n_h + jnp.broadcast_to(params.bias_h, n_h.shape).astype(n_h.dtype)
     r, z = jax.nn.sigmoid(r_h + r_x), jax.nn.sigmoid(z_h + z_x)
-    n = jnp.tanh(n_x + r * n_h)
+    n = jnp.tanh(n_x + r * add_bias(n_h, params.bias_h))
     new_h = (1 - z) * h + z * n
     return new_h.astype(h.dtype), new_h
 

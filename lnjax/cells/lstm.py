@@ -39,6 +39,7 @@ from lnjax.cells.running import (
     Implementation,
     Noise,
     Norm,
+    add_bias,
     check_choice,
     check_parameters,
     normalize,
@@ -74,7 +75,7 @@ def project_inputs(
 ) -> Array:
     """The input side of the gates, (..., D) -> (..., 4H), for any number of time steps at once."""
     summed_x = normalize(norm, epsilon, product(xs, params.kernel, dtype), params.scale_x)
-    return summed_x + jnp.broadcast_to(params.bias, summed_x.shape).astype(summed_x.dtype)
+    return add_bias(summed_x, params.bias)
 
 
 def step(
@@ -95,7 +96,7 @@ def step(
     new_c, o = gates(summed, c)
     cell = normalize(norm, epsilon, new_c, params.scale_c)
     if params.bias_c is not None:
-        cell = cell + jnp.broadcast_to(params.bias_c, cell.shape).astype(cell.dtype)
+        cell = add_bias(cell, params.bias_c)
     if "carried_cell" in sites:
         new_c = cell
     new_h = o * jnp.tanh(cell)

@@ -52,7 +52,7 @@ def run_step(
     dtype: DType | None = None,
 ) -> tuple[PyTree, Array]:
     """One step of a cell on x (..., D); `noise` is that of a sequence of one step."""
-    params, x = _as_arrays(params, x)
+    params, x = as_arrays(params, x)
     carry = jax.tree.map(jnp.asarray, carry)
     projected = functions.project_inputs(params, x)
     new_carry, y = functions.step(params, carry, projected, dropout_h=noise.dropout_h)
@@ -98,11 +98,8 @@ def run_sequence(
       The final carry, and the outputs (T, B, H).
     """
     check_choice("implementation", implementation, ("auto", "scan"))
-    params, xs = _as_arrays(params, xs)
-    chex.assert_axis_dimension(params.kernel, 0, xs.shape[-1])
-    if mask is not None:
-        chex.assert_shape(mask, xs.shape[:-1])
-        chex.assert_type(mask, bool)
+    params, xs = as_arrays(params, xs)
+    check_sequence(params, xs, mask)
     if carry is None:
         features = params.recurrent_kernel.shape[0]
         wide = normalization.statistics_dtype(xs.dtype)
@@ -134,11 +131,12 @@ def _hold(
     """Keeps the share `hold` of the old carry; the output is the new h, as without it."""
     old, structure = jax.tree.flatten(carry)
     new = structure.flatten_up_to(new_carry)
-    kept = [_mix(share, *leaves) for share, *leaves in zip(hold, old, new, strict=True)]
-    return structure.unflatten(kept), _mix(hold[-1], old[-1], y)
+    kept = [mix(share, *leaves) for share, *leaves in zip(hold, old, new, strict=True)]
+    return structure.unflatten(kept), mix(hold[-1], old[-1], y)
 
 
-def _mix(share: Array | None, old: Array, new: Array) -> Array:
+def mix(share: Array | None, old: Array, new: Array) -> Array:
+    """`share` of the old and the rest of the new, in the new's dtype; None is no share."""
     if share is None:
         return new
     share = jnp.broadcast_to(share, new.shape)
@@ -148,11 +146,19 @@ def _mix(share: Array | None, old: Array, new: Array) -> Array:
     return share * old.astype(new.dtype) + (1 - share) * new
 
 
-def _as_arrays(params: Any, xs: Array) -> tuple[Any, Array]:
+def as_arrays(params: Any, xs: Array) -> tuple[Any, Array]:
     """NumPy becomes jax (float64 falls to float32 unless x64 is on), integer inputs floats."""
     params, xs = jax.tree.map(jnp.asarray, (params, xs))
     is_float = jnp.issubdtype(xs.dtype, jnp.floating)
     return params, xs if is_float else xs.astype(params.kernel.dtype)
+
+
+def check_sequence(params: Any, xs: Array, mask: Array | None) -> None:
+    """Refuses xs (T, B, D) of another width than `params.kernel` (D, ...), and misshapen masks."""
+    chex.assert_axis_dimension(params.kernel, 0, xs.shape[-1])
+    if mask is not None:
+        chex.assert_shape(mask, xs.shape[:-1])
+        chex.assert_type(mask, bool)
 
 
 def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
@@ -177,6 +183,11 @@ def normalize(norm: Norm, epsilon: float, x: Array, scale: Array | None) -> Arra
         return x
     check_choice("norm", norm, tuple(NORMS))
     return NORMS[norm](x, scale, epsilon=epsilon)
+
+
+def add_bias(x: Array, bias: Array) -> Array:
+    """x (..., H) plus a bias (H,), in the dtype of x."""
+    return x + jnp.broadcast_to(bias, x.shape).astype(x.dtype)
 
 
 def product(x: Array, kernel: Array, dtype: DType | None) -> Array:

@@ -34,6 +34,7 @@ from lnjax.cells.running import (
     Implementation,
     Noise,
     Norm,
+    add_bias,
     check_choice,
     check_parameters,
     normalize,
@@ -85,7 +86,7 @@ def step(
     summed_h = recurrent_product(h, params.recurrent_kernel, dtype, dropout_h)
     summed = normalize(norm, epsilon, summed_h, params.scale_h) + projected_x
     summed = normalize(norm, epsilon, summed, params.scale)
-    new_h = activation(summed + jnp.broadcast_to(params.bias, summed.shape).astype(summed.dtype))
+    new_h = activation(add_bias(summed, params.bias))
     return new_h.astype(h.dtype), new_h
 
 

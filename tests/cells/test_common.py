@@ -1,4 +1,7 @@
-"""The laws of every lnjax cell, with and without a norm. A new cell in ALL_CELLS is tested here."""
+"""The laws of every lnjax cell, with and without a norm. A new cell in ALL_CELLS is tested here.
+
+Recurrent batch norm obeys them in evaluation; what it does in training has tests of its own.
+"""
 
 import importlib
 from functools import cache, partial
@@ -8,20 +11,40 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lnjax
-from lnjax.cells import ALL_CELLS
+import lnjax.nnx
+from lnjax.cells import ALL_CELLS, BatchNormLSTMCell, LSTMCell, SimpleCell
+from tests.cells.cases import GAPS, B, Case, D, H, T, inner_product, name_of
 from tests.trees import assert_close, assert_equal
 
-T, B, D, H = 5, 3, 2, 4  # all different
-MIXED = np.array([[1, 1, 1, 1, 1], [0, 1, 1, 0, 1], [0, 0, 0, 0, 0]], bool).T  # (T, B)
+STREAM = 4 * 2**-23  # four units in the last place of float32 numbers from 1 to 2
 
+
+def variants(cell):
+    """The cells of one class that the laws run over."""
+    if cell is BatchNormLSTMCell:
+        return [cell(features=H, max_steps=4, use_running_average=True)]
+    return [cell(features=H, norm=norm) for norm in ("layer", "rms", None)]
+
+
+CELLS = [variant for cell in ALL_CELLS for variant in variants(cell)]
+CELLS += [
+    LSTMCell(features=H, sites=("recurrent", "input", "carried_cell")),
+    SimpleCell(features=H, sites=("recurrent", "input")),
+]
+
+
+# One worker runs all tests of a cell, so that what is compiled for it is compiled once.
 every_cell = pytest.mark.parametrize(
     "cell",
-    [cell(features=H, norm=norm) for cell in ALL_CELLS for norm in ("layer", "rms", None)],
-    ids=lambda cell: f"{type(cell).__name__}-{cell.norm}",
+    [
+        pytest.param(cell, id=name_of(cell), marks=pytest.mark.xdist_group(name_of(cell)))
+        for cell in CELLS
+    ],
 )
 few_examples = settings(
     deadline=None,
@@ -29,40 +52,6 @@ few_examples = settings(
     max_examples=20,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-
-
-class Case:
-    """Random parameters, inputs, initial carry, and cotangents of the final carry and outputs.
-
-    Nothing has a value (a gain of 1, a bias or a state of 0) that could hide its absence.
-    """
-
-    def __init__(self, cell, dtype=np.float32, seed=0):
-        rng = np.random.default_rng(seed)
-
-        def noise(leaf):
-            return rng.normal(0.2, 0.7, leaf.shape).astype(dtype)
-
-        carry = jax.eval_shape(lambda: cell.initialize_carry(jax.random.key(0), (B, D)))
-        self.cell = cell
-        self.xs = rng.normal(size=(T, B, D)).astype(dtype)
-        self.carry = jax.tree.map(noise, carry)
-        shapes = jax.eval_shape(cell.init, jax.random.key(0), carry, self.xs[0])
-        self.variables = jax.tree.map(noise, shapes)
-        self.params = cell.apply(self.variables, D, method="parameters")
-        self.cotangents = jax.tree.map(noise, self.carry), noise(np.empty((T, B, H)))
-
-    def run(self, **changes):
-        arguments = {"params": self.params, "carry": self.carry, "xs": self.xs, "mask": None}
-        arguments |= changes
-        arguments["mask"] = jnp.asarray(arguments["mask"]) if "mask" in changes else None
-        return compiled(self.cell)(**arguments)
-
-
-@cache
-def compiled(cell):
-    """One compiled `run` for each cell, so that equal shapes compile once for all tests."""
-    return jax.jit(cell.run, static_argnames=("reverse", "unroll", "implementation"))
 
 
 @cache
@@ -85,16 +74,18 @@ def compiled_step_pullback(cell):
 
 def pure_function(cell):
     """`lnjax.lstm` for `LSTMCell`: it has the name of the module that the cell is defined in."""
-    return getattr(lnjax, type(cell).__module__.rpartition(".")[2])
-
-
-def inner_product(one, other):
-    return sum(map(np.vdot, jax.tree.leaves(one), jax.tree.leaves(other)))
+    function = getattr(lnjax, type(cell).__module__.rpartition(".")[2])
+    if isinstance(cell, BatchNormLSTMCell):
+        return lambda *args, **kwargs: function(*args, use_running_average=True, **kwargs)[:2]
+    choices = {
+        choice: getattr(cell, choice) for choice in ("norm", "sites") if hasattr(cell, choice)
+    }
+    return partial(function, **choices)
 
 
 @every_cell
 def test_the_linen_cell_step_and_run_are_one_function(cell):
-    case = Case(cell)
+    case = Case(cell, np.float32)
     linen = jax.jit(cell.apply)
     step = jax.jit(cell.step)
     by_call, by_step, calls, steps = case.carry, case.carry, [], []
@@ -110,8 +101,8 @@ def test_the_linen_cell_step_and_run_are_one_function(cell):
 
 @every_cell
 def test_run_is_the_pure_function(cell):
-    case, mask = Case(cell), jnp.asarray(MIXED)
-    function = jax.jit(partial(pure_function(cell), norm=cell.norm, reverse=True))
+    case, mask = Case(cell, np.float32), jnp.asarray(GAPS)
+    function = jax.jit(partial(pure_function(cell), reverse=True))
     assert_close(
         function(case.params, case.xs, case.carry, mask=mask),
         case.run(mask=mask, reverse=True),
@@ -121,16 +112,19 @@ def test_run_is_the_pure_function(cell):
 
 @every_cell
 def test_the_pure_function_starts_where_the_cell_does(cell):
-    case = Case(cell)
+    case = Case(cell, np.float32)
     start = cell.initialize_carry(jax.random.key(0), (B, D))
-    function = jax.jit(partial(pure_function(cell), norm=cell.norm))
+    function = jax.jit(pure_function(cell))
     assert_close(function(case.params, case.xs), case.run(carry=start), 1e-6)
 
 
 @every_cell
 def test_the_fields_of_the_parameters_are_the_names_in_flax(cell):
-    case = Case(cell)
-    rebuilt = type(case.params)(**case.variables["params"])
+    case = Case(cell, np.float32)
+    fields = dict(case.variables["params"])
+    if statistics := case.variables.get("batch_stats"):
+        fields["statistics"] = type(case.params.statistics)(**statistics)
+    rebuilt = type(case.params)(**fields)
     assert rebuilt._fields == case.params._fields
     assert_equal(rebuilt, case.params)
     module = importlib.import_module(type(cell).__module__)
@@ -139,15 +133,15 @@ def test_the_fields_of_the_parameters_are_the_names_in_flax(cell):
 
 @every_cell
 def test_unrolling_changes_nothing(cell):
-    case = Case(cell)
+    case = Case(cell, np.float32)
     assert_close(case.run(unroll=3), case.run(), 1e-5)
 
 
 @every_cell
 def test_reverse_is_the_run_over_flipped_time(cell):
-    case = Case(cell)
-    carry, ys = case.run(xs=case.xs[::-1], mask=MIXED[::-1])
-    assert_close(case.run(mask=MIXED, reverse=True), (carry, ys[::-1]), 1e-6)
+    case = Case(cell, np.float32)
+    carry, ys = case.run(xs=case.xs[::-1], mask=GAPS[::-1])
+    assert_close(case.run(mask=GAPS, reverse=True), (carry, ys[::-1]), 1e-6)
 
 
 def masks(rows):
@@ -221,21 +215,22 @@ def test_a_row_of_length_0_returns_its_carry_and_moves_nothing(cell, x64):
 @every_cell
 @pytest.mark.parametrize("sizes", [(2, 3), (1, 1, 1, 1, 1)], ids=["pieces", "steps"])
 def test_a_stream_in_pieces_is_the_whole(cell, sizes):
-    # To rounding: products over another number of rows may add in another order.
-    case = Case(cell)
-    whole = case.run(mask=MIXED)
+    # To STREAM: the operations are the same, but products over another number of rows may add in
+    # another order.
+    case = Case(cell, np.float32)
+    whole = case.run(mask=GAPS)
     carry, pieces, start = case.carry, [], 0
     for size in sizes:
         now = slice(start, start + size)
-        carry, ys = case.run(carry=carry, xs=case.xs[now], mask=MIXED[now])
+        carry, ys = case.run(carry=carry, xs=case.xs[now], mask=GAPS[now])
         pieces.append(ys)
         start += size
-    assert_close((carry, np.concatenate(pieces)), whole, 1e-5)
+    assert_close((carry, np.concatenate(pieces)), whole, STREAM)
 
 
 @every_cell
 def test_a_sequence_without_steps_returns_the_carry(cell):
-    case = Case(cell)
+    case = Case(cell, np.float32)
     carry, ys = case.run(xs=case.xs[:0])
     assert_equal(carry, case.carry)
     assert ys.shape == (0, B, H)
@@ -243,7 +238,7 @@ def test_a_sequence_without_steps_returns_the_carry(cell):
 
 @every_cell
 def test_rows_do_not_see_each_other(cell):
-    case = Case(cell)
+    case = Case(cell, np.float32)
     carry, ys = case.run()
     for b in range(B):
         one_row = partial(jax.tree.map, lambda leaf, b=b: leaf[b : b + 1])
@@ -253,7 +248,7 @@ def test_rows_do_not_see_each_other(cell):
 
 @every_cell
 def test_outputs_do_not_depend_on_later_inputs(cell):
-    case = Case(cell)
+    case = Case(cell, np.float32)
     later = case.xs.copy()
     later[3:] += 1
     _, ys = case.run()
@@ -264,7 +259,7 @@ def test_outputs_do_not_depend_on_later_inputs(cell):
 
 @every_cell
 def test_jit_changes_nothing(cell):
-    case = Case(cell)
+    case = Case(cell, np.float32)
     assert_close(cell.run(case.params, case.carry, case.xs), case.run(), 1e-5)
 
 
@@ -272,16 +267,14 @@ def test_jit_changes_nothing(cell):
 @pytest.mark.parametrize("call", ["cell", "pure function"])
 def test_numpy_float64_is_float32_without_a_warning(cell, call):
     # Unless x64 is on, as everywhere in JAX and Flax; a warning would fail this test.
-    case, same = Case(cell), Case(cell)
+    case, same = Case(cell, np.float32), Case(cell, np.float32)
     case.xs, case.carry, case.params, case.variables = jax.tree.map(
         lambda leaf: np.asarray(leaf, np.float64),
         (case.xs, case.carry, case.params, case.variables),
     )
     function = {
         "cell": lambda case: cell.apply(case.variables, case.carry, case.xs[0]),
-        "pure function": lambda case: pure_function(cell)(
-            case.params, case.xs, case.carry, norm=cell.norm
-        ),
+        "pure function": lambda case: pure_function(cell)(case.params, case.xs, case.carry),
     }[call]
     got = function(case)
     assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.dtype("float32")}
@@ -290,7 +283,7 @@ def test_numpy_float64_is_float32_without_a_warning(cell, call):
 
 @every_cell
 def test_vmap_over_members_of_an_ensemble(cell):
-    cases = [Case(cell, seed=seed) for seed in (0, 1)]
+    cases = [Case(cell, np.float32, seed) for seed in (0, 1)]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(case.params for case in cases))
     xs, carry = cases[0].xs, cases[0].carry
     ensemble = jax.jit(jax.vmap(cell.run, in_axes=(0, None, None)))(stacked, carry, xs)
@@ -302,7 +295,7 @@ def test_vmap_over_members_of_an_ensemble(cell):
 @every_cell
 def test_forward_mode_is_the_transpose_of_reverse_mode(cell, x64):
     case, tangents = Case(cell, np.float64), Case(cell, np.float64, seed=1)
-    mask = jnp.asarray(MIXED)
+    mask = jnp.asarray(GAPS)
 
     @jax.jit
     def push(primals, tangents):
@@ -327,12 +320,13 @@ def test_a_zero_state_has_finite_gradients(cell, x64):
 
 @every_cell
 def test_works_under_the_rnn_of_flax_with_the_same_parameters(cell):
-    case = Case(cell)
-    theirs = nn.RNN(cell, time_major=True, return_carry=True)
+    case = Case(cell, np.float32)
+    every = ("params", "batch_stats")
+    theirs = nn.RNN(cell, time_major=True, return_carry=True, variable_broadcast=every)
     ours = lnjax.RNN(cell, time_major=True, return_carry=True)
     shapes = jax.eval_shape(theirs.init, jax.random.key(0), case.xs)
     assert shapes == jax.eval_shape(ours.init, jax.random.key(0), case.xs)
-    variables = {"params": {"cell": case.variables["params"]}}
+    variables = {kind: {"cell": values} for kind, values in case.variables.items()}
     got = jax.jit(theirs.apply)(variables, case.xs, initial_carry=case.carry)
     assert_close(got, case.run(), 1e-5)
 
@@ -347,8 +341,105 @@ def test_a_cell_can_be_rebuilt_and_compared(cell):
 
 @every_cell
 def test_unknown_choices_are_refused(cell):
-    case = Case(cell)
+    case = Case(cell, np.float32)
     with pytest.raises(ValueError, match="implementation='typo'"):
         cell.run(case.params, case.carry, case.xs, implementation="typo")
-    with pytest.raises(ValueError, match="norm='typo'"):
-        cell.clone(norm="typo").run(case.params, case.carry, case.xs)
+    if hasattr(cell, "norm"):
+        with pytest.raises(ValueError, match="norm='typo'"):
+            cell.clone(norm="typo").run(case.params, case.carry, case.xs)
+
+
+@every_cell
+def test_half_precision_outputs_come_with_float32_statistics_and_carry(cell):
+    # A row with mean 300 has a deviation that bfloat16 (8 bits) cannot even hold.
+    case = Case(cell, np.float32)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        half = jax.tree.map(lambda leaf, d=dtype: jnp.asarray(leaf, d), case.xs)
+        rounded = np.asarray(half, np.float32)
+        carry, ys = case.run(xs=half)
+        assert ys.dtype == dtype
+        assert {leaf.dtype for leaf in jax.tree.leaves(carry)} == {jnp.dtype("float32")}
+        # Weights are float32, so that products are too: nothing but the output is rounded.
+        _, expected = case.run(xs=rounded)
+        assert_close(np.asarray(ys, np.float32), expected, float(jnp.finfo(dtype).eps))
+
+
+@every_cell
+def test_exports_with_symbolic_batch_and_time(cell):
+    case = Case(cell, np.float32)
+    time, batch = jax.export.symbolic_shape("t, b")
+
+    def symbolic(leaf, *axes):
+        return jax.ShapeDtypeStruct((*axes, *leaf.shape[len(axes) :]), leaf.dtype)
+
+    def run(params, carry, xs, mask):
+        return cell.run(params, carry, xs, mask, reverse=True)
+
+    exported = jax.export.export(jax.jit(run))(
+        jax.tree.map(symbolic, case.params),
+        jax.tree.map(lambda leaf: symbolic(leaf, batch), case.carry),
+        symbolic(case.xs, time, batch),
+        symbolic(GAPS, time, batch),
+    )
+    for steps, rows in ((T, B), (2, 1)):
+        carry = jax.tree.map(lambda leaf, rows=rows: leaf[:rows], case.carry)
+        xs, mask = case.xs[:steps, :rows], GAPS[:steps, :rows]
+        got = exported.call(case.params, carry, xs, mask)
+        assert_close(got, case.run(carry=carry, xs=xs, mask=mask, reverse=True), 1e-5)
+
+
+def in_nnx(cell, case):
+    """The cell of `lnjax.nnx` with the attributes of `cell` and the variables of `case`."""
+    attributes = {
+        field: getattr(cell, field)
+        for field in ("norm", "sites", "max_steps", "use_running_average")
+        if hasattr(cell, field)
+    }
+    fresh = getattr(lnjax.nnx, type(cell).__name__)(D, H, **attributes, rngs=nnx.Rngs(0))
+    # The trees differ in their containers only: the same names, the same shapes.
+    values = {name: value for kind in case.variables.values() for name, value in kind.items()}
+    state = nnx.to_pure_dict(nnx.state(fresh))
+    assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, values)
+    nnx.update(fresh, values)
+    return fresh
+
+
+@every_cell
+def test_the_nnx_cell_is_the_linen_cell(cell):
+    case = Case(cell, np.float32)
+    module = in_nnx(cell, case)
+    expected = jax.jit(cell.apply)(case.variables, case.carry, case.xs[0])
+    assert_equal(nnx.jit(lambda m, carry, x: m(carry, x))(module, case.carry, case.xs[0]), expected)
+    assert_equal(module.parameters(), case.params)
+    start = module.initialize_carry((B, D))
+    assert_equal(start, cell.initialize_carry(jax.random.key(0), (B, D)))
+
+
+@every_cell
+def test_the_nnx_layer_is_the_linen_layer_also_in_gradients(cell):
+    case = Case(cell, np.float32)
+    variables = {kind: {"cell": values} for kind, values in case.variables.items()}
+    linen = lnjax.RNN(cell, time_major=True, reverse=True)
+    module = lnjax.nnx.RNN(in_nnx(cell, case), time_major=True, reverse=True)
+    weights = case.cotangents[1]
+
+    def linen_loss(variables):
+        ys = linen.apply(variables, case.xs, initial_carry=case.carry, mask=GAPS)
+        return jnp.vdot(ys, weights), ys
+
+    def nnx_loss(module):
+        ys = module(case.xs, initial_carry=case.carry, mask=GAPS)
+        return jnp.vdot(ys, weights), ys
+
+    (_, ys), gradient = jax.jit(jax.value_and_grad(linen_loss, has_aux=True))(variables)
+    (_, got), got_gradient = nnx.jit(nnx.value_and_grad(nnx_loss, has_aux=True))(module)
+    assert_equal(got, ys)
+    assert_close(nnx.to_pure_dict(got_gradient), dict(gradient["params"]), 1e-6)
+
+
+@every_cell
+def test_works_under_the_rnn_of_flax_nnx(cell):
+    case = Case(cell, np.float32)
+    theirs = nnx.RNN(in_nnx(cell, case), time_major=True, return_carry=True)
+    got = nnx.jit(lambda m, xs, carry: m(xs, initial_carry=carry))(theirs, case.xs, case.carry)
+    assert_close(got, case.run(), 1e-5)
