@@ -23,6 +23,7 @@ from lnjax.cells.running import (
     run_sequence,
     run_step,
 )
+from lnjax.ops.normalization import statistics_dtype
 from lnjax.typing import Array, DType, PRNGKey, PyTree
 
 
@@ -33,7 +34,14 @@ class Cell(nn.RNNCellBase):
     may stand in any transformation.
     """
 
-    carry_names: ClassVar[tuple[str, ...]] = ("h",)  # the leaves of the carry; the last is h
+    carry_names: ClassVar[tuple[str, ...]] = ("h",)  # the leaves of the carry
+
+    def __post_init__(self) -> None:
+        for name in ("sites", "learned"):
+            if isinstance(getattr(self, name, None), list):
+                # A cell is hashed where it is a static argument.
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        super().__post_init__()
 
     def parameters(self, in_features: int) -> Any:
         """Declares (or finds) the parameters for inputs (..., in_features)."""
@@ -94,6 +102,7 @@ class Cell(nn.RNNCellBase):
         self, carry: PyTree, inputs: Array, noise: Noise | None = None
     ) -> tuple[PyTree, Array]:
         """One step: carry as `initialize_carry` makes it, inputs (..., D) -> carry, (..., H)."""
+        inputs = jnp.asarray(inputs)
         params = self.parameters(inputs.shape[-1])
         noise = self.noise(1, inputs.shape[:-1]) if noise is None else noise
         return self.step(params, carry, inputs, noise)
@@ -137,28 +146,29 @@ class Weights:
 
     @nn.nowrap
     def initialize_carry(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> Any:
-        """The initial carry for inputs of `input_shape` (..., D): (..., H) leaves in param_dtype.
+        """The initial carry for inputs of `input_shape` (..., D): (..., H) leaves.
 
-        For a cell with c and h the pair (c, h), as in Flax; else h.
+        They have the dtype of the parameters, but at least float32. For a cell with c and h it is
+        the pair (c, h), as in Flax; else h.
         """
-        shape = (*input_shape[:-1], self.features)
+        shape, dtype = (*input_shape[:-1], self.features), statistics_dtype(self.param_dtype)
         if "c" not in self.carry_names:
-            return self.carry_init(rng, shape, self.param_dtype)
+            return self.carry_init(rng, shape, dtype)
         rng_c, rng_h = jax.random.split(rng)
-        c = self.carry_init(rng_c, shape, self.param_dtype)
-        return c, self.carry_init(rng_h, shape, self.param_dtype)
+        return self.carry_init(rng_c, shape, dtype), self.carry_init(rng_h, shape, dtype)
 
 
 class NormalizedCell(Weights, Cell):
     """What the cells with `norm` "layer", "rms" or None share: attributes, step, run.
 
     Attributes:
-      features: H.
+      features: H; with a norm at least 2, since of a single unit a norm leaves nothing.
       norm: "layer"; "rms", the same with the root mean square in place of mean and deviation; or
         None for the plain cell.
-      epsilon: of the norms.
+      epsilon: of the norms; 0 gives NaN for a row without variance, such as the first step from a
+        zero state.
       dtype: of the operands of the products and of the outputs; None: see `run_sequence`.
-      param_dtype: of the parameters, and of the initial carry.
+      param_dtype: of the parameters; the initial carry has it too, but is at least float32.
       kernel_init: for each (D, H) gate block of `kernel`.
       recurrent_kernel_init: for each (H, H) gate block of `recurrent_kernel`.
       scale_init: for the gains.
@@ -185,7 +195,15 @@ class NormalizedCell(Weights, Cell):
         self, params: Any, carry: PyTree, x: Array, noise: Noise = NO_NOISE
     ) -> tuple[PyTree, Array]:
         """One step as a pure function: x (..., D) -> new carry, output (..., H)."""
-        return run_step(self.functions(params), params, carry, x, noise, dtype=self.dtype)
+        return run_step(
+            self.functions(params),
+            params,
+            carry,
+            x,
+            noise,
+            carry_names=self.carry_names,
+            dtype=self.dtype,
+        )
 
     def run(
         self,
@@ -207,6 +225,7 @@ class NormalizedCell(Weights, Cell):
             xs,
             mask,
             noise,
+            carry_names=self.carry_names,
             dtype=self.dtype,
             reverse=reverse,
             unroll=unroll,

@@ -21,7 +21,9 @@ from its first real one:
 Conventions: gains 0.1 at the start (with 1 the gradient of tanh vanishes); one bias, and one for
 the cell; gates i, f, g, o; biased variance; epsilon 1e-5 inside the root. The carry (c, h, t) has
 the number of steps that each row has behind it, t (B,), so that a stream can go on in pieces; it
-is float32, as the counts in ``batch_stats`` are, so that every leaf can be differentiated.
+is float32, as the counts in ``batch_stats`` are, so that every leaf can be differentiated. In
+training the pieces of a stream must have equal counts in all rows; where they have not, a position
+of the loop counts as the step of the row that is furthest.
 """
 
 from collections.abc import Callable
@@ -40,13 +42,21 @@ from lnjax.cells.running import (
     Noise,
     add_bias,
     as_arrays,
+    as_carry,
     check_choice,
     check_sequence,
     mix,
     product,
     recurrent_product,
 )
-from lnjax.ops import batch_statistics, scan_sequence, select, zero_padding
+from lnjax.ops import (
+    batch_statistics,
+    run_order,
+    scan_sequence,
+    select,
+    take_steps,
+    zero_padding,
+)
 from lnjax.ops.normalization import statistics_dtype
 from lnjax.typing import Array, DType, PRNGKey
 
@@ -110,27 +120,28 @@ def batch_norm_lstm(
       old ones).
 
     Raises:
-      ValueError: `implementation` is not known.
-      AssertionError: shapes or the mask's dtype are not those above.
+      ValueError: `implementation` is not known, or a shape or dtype is not one of those above.
     """
     check_choice("implementation", implementation, ("auto", "scan"))
     params, xs = as_arrays(params, xs)
-    check_sequence(params, xs, mask)
-    if carry is None:
-        zeros = jnp.zeros(
-            (*xs.shape[1:-1], params.recurrent_kernel.shape[0]), statistics_dtype(xs.dtype)
-        )
-        carry = (zeros, zeros, jnp.zeros(xs.shape[1:-1], jnp.float32))
-    carry = jax.tree.map(jnp.asarray, carry)
+    check_sequence(params, xs, mask, noise, ("c", "h", "t"))
+    if xs.ndim < 3:
+        raise ValueError(f"inputs {xs.shape[1:]} have no batch axis to take statistics over")
+    batch = xs.shape[1:-1]
+    t = jnp.zeros(batch) if carry is None else jnp.asarray(carry[2])
+    if t.shape != batch:
+        raise ValueError(f"t of the carry must have the shape {batch}, got {t.shape}")
+    state = as_carry(None if carry is None else carry[:2], ("c", "h"), batch, params)
+    carry = (*state, t.astype(statistics_dtype(t.dtype)))  # half precision stops counting at 256
     # Every row from its first real step on, in the order in which it is run.
-    order = None if mask is None and not reverse else _order(xs.shape[:-1], mask, reverse)
-    xs = _take(zero_padding(xs, mask), order)
-    real = jnp.ones(xs.shape[:-1], bool) if mask is None else _take(mask, order)
+    order = None if mask is None and not reverse else run_order(xs.shape[:-1], mask, reverse)
+    xs = take_steps(zero_padding(xs, mask), order)
+    real = jnp.ones(xs.shape[:-1], bool) if mask is None else take_steps(mask, order)
     shape = (*xs.shape[:-1], params.recurrent_kernel.shape[0])
     hold = [None, None]
     if noise.hold is not None:
         hold = [
-            None if share is None else _take(jnp.broadcast_to(share, shape), order)
+            None if share is None else take_steps(jnp.broadcast_to(share, shape), order)
             for share in noise.hold[:2]
         ]
     summed_x = product(xs, params.kernel, dtype)
@@ -156,7 +167,11 @@ def batch_norm_lstm(
         new_carry = (new_c.astype(c.dtype), y.astype(h.dtype), t + 1)
         new_carry = jax.tree.map(partial(select, real), new_carry, carry)
         # Without a real row -1, which is no time step.
-        seen = None if use_running_average else (of_h, of_c, jnp.max(jnp.where(real, t, -1)))
+        seen = (
+            None
+            if use_running_average
+            else (of_h, of_c, jnp.max(jnp.where(real, t, -1), initial=-1))
+        )
         return new_carry, (zero_padding(y, real), seen)
 
     carry, (ys, seen) = scan_sequence(
@@ -168,30 +183,13 @@ def batch_norm_lstm(
         remat=implementation == "auto",
     )
     if order is not None:
-        ys = _take(ys, jnp.argsort(order, axis=0))
+        ys = take_steps(ys, jnp.argsort(order, axis=0))
     ys = ys.astype(xs.dtype if dtype is None else dtype)
     if seen is None or of_batch_x is None:
         return carry, ys, params.statistics
     of_h, of_c, steps = seen
     new = _updated(params.statistics, (*of_batch_x, *of_h, *of_c), steps, momentum)
     return carry, ys, jax.lax.stop_gradient(new)
-
-
-def _order(steps: tuple[int, ...], mask: Array | None, reverse: bool) -> Array:
-    """Per row the times of its steps in the order in which they are run, the padding last."""
-    time = jnp.arange(steps[0])
-    run = time[::-1] if reverse else time
-    run = jnp.broadcast_to(run.reshape((-1,) + (1,) * (len(steps) - 1)), steps)
-    return jnp.argsort(run if mask is None else jnp.where(mask, run, run + steps[0]), axis=0)
-
-
-def _take(xs: Array, order: Array | None) -> Array:
-    """Each row of xs (T, B, ...) with its times in the order (T, B)."""
-    if order is None:
-        return xs
-    return jnp.take_along_axis(
-        xs, order.reshape(order.shape + (1,) * (xs.ndim - order.ndim)), axis=0
-    )
 
 
 def _over_batch(x: Array, real: Array) -> Statistics:
@@ -201,7 +199,8 @@ def _over_batch(x: Array, real: Array) -> Statistics:
 
 def _of_population(statistics: BatchNormStatistics, t: Array) -> tuple[Statistics, ...]:
     """Those of the step that each row is at, t (B,), for x, h and c: (B, N) each."""
-    longest = jnp.maximum(jnp.sum(statistics.count > 0) - 1, 0)
+    seen = statistics.count > 0
+    longest = jnp.max(jnp.where(seen, jnp.arange(len(seen)), 0))
     index = jnp.clip(t.astype(jnp.int32), 0, longest)
     rows = [values[index] for values in statistics[:-1]]
     return tuple(zip(rows[::2], rows[1::2], strict=True))
@@ -286,6 +285,8 @@ class BatchNormLSTMCell(Weights, Cell):
     @nn.compact
     def parameters(self, in_features: int) -> BatchNormLSTMParams:
         """Declares (or finds) parameters and statistics for inputs (..., in_features)."""
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps={self.max_steps} must be at least 1")
         gates, cell = 4 * self.features, self.features
 
         def population(name: str, start: Callable[..., Array], width: int) -> Array:
@@ -334,7 +335,16 @@ class BatchNormLSTMCell(Weights, Cell):
         implementation: Implementation = "auto",
     ) -> tuple[BatchNormLSTMCarry, Array]:
         """The whole sequence, as a pure function: new statistics are left to `batch_norm_lstm`."""
-        return self._run(params, carry, xs, mask, noise, reverse, unroll, implementation)[:2]
+        return self._function()(
+            params,
+            xs,
+            carry,
+            mask=mask,
+            noise=noise,
+            reverse=reverse,
+            unroll=unroll,
+            implementation=implementation,
+        )[:2]
 
     def sequence(
         self,
@@ -349,8 +359,16 @@ class BatchNormLSTMCell(Weights, Cell):
     ) -> tuple[BatchNormLSTMCarry, Array]:
         """The whole sequence; in training the statistics of this module take in the batch."""
         params = self.parameters(xs.shape[-1])
-        noise = self.noise(xs.shape[0], xs.shape[1:-1]) if noise is None else noise
-        carry, ys, new = self._run(params, carry, xs, mask, noise, reverse, unroll, implementation)
+        carry, ys, new = self._function()(
+            params,
+            xs,
+            carry,
+            mask=mask,
+            noise=self.noise(xs.shape[0], xs.shape[1:-1]) if noise is None else noise,
+            reverse=reverse,
+            unroll=unroll,
+            implementation=implementation,
+        )
         if not self.use_running_average and not self.is_initializing():
             for name, values in new._asdict().items():
                 self.put_variable("batch_stats", name, values)
@@ -364,30 +382,13 @@ class BatchNormLSTMCell(Weights, Cell):
         return carry, ys[0]
 
     @nn.nowrap
-    def _run(
-        self,
-        params: BatchNormLSTMParams,
-        carry: BatchNormLSTMCarry,
-        xs: Array,
-        mask: Array | None,
-        noise: Noise,
-        reverse: bool,
-        unroll: int,
-        implementation: Implementation,
-    ) -> tuple[BatchNormLSTMCarry, Array, BatchNormStatistics]:
-        return batch_norm_lstm(
-            params,
-            xs,
-            carry,
-            mask=mask,
+    def _function(self) -> Callable[..., Any]:
+        return partial(
+            batch_norm_lstm,
             use_running_average=self.use_running_average,
             momentum=self.momentum,
             epsilon=self.epsilon,
             dtype=self.dtype,
-            noise=noise,
-            reverse=reverse,
-            unroll=unroll,
-            implementation=implementation,
         )
 
     @nn.nowrap

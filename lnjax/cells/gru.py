@@ -17,12 +17,14 @@ Conventions:
 * The reset gate multiplies *after* the recurrent product and its norm, as in cuDNN, PyTorch and
   Flax, and not before it as in Cho et al. 2014.
 * Where z is 1 the candidate is taken, as in the paper. Its code, PyTorch, Flax and Keras take the
-  old h there: the same functions, with the sign of z's weights turned (`lnjax.convert` does so).
+  old h there: the same family of functions, with the sign turned of z's weights and biases, or
+  behind a norm, which is of r and z together, of z's gains and biases. `lnjax.convert` does so.
 * One bias b (3H), the sum of the paper's betas, and :math:`b_h` (H), which the reset gate scales:
   the recurrent candidate's beta, and without a norm the bias that PyTorch and Flax have there.
 * Parameters lie in the order r, z, n. Gain 1, bias 0 at the start; epsilon 1e-5 inside the root.
 * Summed inputs, statistics and gates are at least float32, whatever `dtype` the products and
-  outputs have. The carry keeps the dtype that it starts with, float32 unless it is given another.
+  outputs have. The carry keeps the dtype that it starts with: that of the parameters, but
+  at least float32, unless it is given another.
 """
 
 from functools import partial
@@ -40,7 +42,7 @@ from lnjax.cells.running import (
     Noise,
     Norm,
     add_bias,
-    check_choice,
+    check_norm,
     check_parameters,
     normalize,
     product,
@@ -128,16 +130,18 @@ def gru(
 
     Args:
       params: a `GRUParams`.
-      xs: (T, B, D); further batch axes may follow B.
-      carry: initial h (B, H); None means zeros, in at least float32.
+      xs: (T, B, D); further batch axes may follow B, in the mask and the carry too.
+      carry: initial h (B, H); None means zeros, in the dtype of the
+        parameters but at least float32.
       mask, norm, epsilon, dtype, noise, reverse, unroll, implementation: see `lnjax.lstm`.
 
     Returns:
       The final carry h (B, H), and the outputs h (T, B, H).
 
     Raises:
-      ValueError: `norm` or `implementation` is not known, or the parameters are of another norm.
-      AssertionError: shapes or the mask's dtype are not those above.
+      ValueError: `norm` or `implementation` is not known, the parameters are of another norm,
+        or a shape or dtype is not one of those above.
+      TypeError: the parameters are no `GRUParams`, or the inputs are not real numbers.
 
     >>> import jax, jax.numpy as jnp
     >>> cell = GRUCell(features=5)
@@ -164,8 +168,10 @@ def gru(
 
 def functions(params: GRUParams, norm: Norm, epsilon: float, dtype: DType | None) -> Functions:
     """The halves of a step for these choices; refuses parameters that are of others."""
-    check_choice("norm", norm, ("layer", "rms", None))
-    check_parameters(params, f"norm={norm!r}", scale_x=norm is not None, scale_h=norm is not None)
+    check_norm(norm)
+    check_parameters(
+        params, GRUParams, f"norm={norm!r}", scale_x=norm is not None, scale_h=norm is not None
+    )
     options = {"norm": norm, "epsilon": epsilon, "dtype": dtype}
     return Functions(partial(project_inputs, **options), partial(step, **options))
 
@@ -173,8 +179,8 @@ def functions(params: GRUParams, norm: Norm, epsilon: float, dtype: DType | None
 class GRUCell(NormalizedCell):
     """GRU cell with layer normalization; equations and conventions at the head of this module.
 
-    Called as `flax.linen.GRUCell` is, with the same carry ``h``; it works under `flax.linen.RNN` as
-    under `lnjax.RNN`.
+    Its call is that of `flax.linen.GRUCell`, with the same carry ``h``; it works under
+    `flax.linen.RNN` as under `lnjax.RNN`.
 
     Attributes:
       features: H.
@@ -194,7 +200,7 @@ class GRUCell(NormalizedCell):
     @nn.compact
     def parameters(self, in_features: int) -> GRUParams:
         """Declares (or finds) the parameters for inputs (..., in_features)."""
-        check_choice("norm", self.norm, ("layer", "rms", None))
+        check_norm(self.norm)
         params = GRUParams(
             **self.weights(in_features, 3), bias_h=self.zeros("bias_h", self.features)
         )

@@ -21,7 +21,8 @@ Conventions, because six different functions go by this name:
   ``bias_init=lnjax.forget_gate_bias(1.0)`` asks for one.
 * Gain 1, bias 0 at the start; epsilon 1e-5 inside the root.
 * Summed inputs, statistics and gates are at least float32, whatever `dtype` the products and
-  outputs have. The carry keeps the dtype that it starts with, float32 unless it is given another.
+  outputs have. The carry keeps the dtype that it starts with: that of the parameters, but
+  at least float32, unless it is given another.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ from lnjax.cells.running import (
     Noise,
     Norm,
     add_bias,
-    check_choice,
+    check_norm,
     check_parameters,
     normalize,
     product,
@@ -129,15 +130,16 @@ def lstm(
 
     Args:
       params: an `LSTMParams`.
-      xs: (T, B, D); further batch axes may follow B.
-      carry: initial (c, h), each (B, H); None means zeros, in at least float32.
+      xs: (T, B, D); further batch axes may follow B, in the mask and the carry too.
+      carry: initial (c, h), each (B, H); None means zeros, in the dtype of the
+        parameters but at least float32.
       mask: (T, B) bool, True = real. A step that is not real holds the carry and outputs zero.
       norm: "layer", "rms" or None.
       sites: where the norm stands.
       epsilon: of the norms.
-      dtype: of the operands of the products and of the outputs. None: the products are taken in the
-        common dtype of inputs and parameters, and the outputs have that of the inputs (that of the
-        parameters if the inputs are integers).
+      dtype: of the operands of the products and of the outputs. None: each product is taken in the
+        common dtype of its two operands, and the outputs have that of the inputs. (Integer inputs
+        become that of the parameters, but at least float32.)
       noise: dropout and zoneout masks, drawn beforehand.
       reverse: from the last step to the first; outputs stay at the time of their input.
       unroll: steps per iteration of the compiled loop.
@@ -148,9 +150,9 @@ def lstm(
       The final carry (c, h), and the outputs h (T, B, H).
 
     Raises:
-      ValueError: `norm`, a site or `implementation` is not known, or the parameters are of another
-        norm or other sites.
-      AssertionError: shapes or the mask's dtype are not those above.
+      ValueError: `norm`, a site or `implementation` is not known, the parameters are of another
+        norm or other sites, or a shape or dtype is not one of those above.
+      TypeError: the parameters are no `LSTMParams`, or the inputs are not real numbers.
 
     >>> import jax, jax.numpy as jnp
     >>> cell = LSTMCell(features=5)
@@ -168,7 +170,7 @@ def lstm(
         xs,
         mask,
         noise,
-        num_carries=2,
+        carry_names=("c", "h"),
         dtype=dtype,
         reverse=reverse,
         unroll=unroll,
@@ -184,6 +186,7 @@ def functions(
     cell = "cell" in sites or "carried_cell" in sites
     check_parameters(
         params,
+        LSTMParams,
         f"norm={norm!r}, sites={tuple(sites)!r}",
         scale_x=norm is not None and "input" in sites,
         scale_h=norm is not None and "recurrent" in sites,
@@ -197,11 +200,7 @@ def functions(
 
 
 def _check_sites(norm: Norm, sites: Sequence[str]) -> None:
-    check_choice("norm", norm, ("layer", "rms", None))
-    if isinstance(sites, str) or not sites:
-        raise ValueError(f"sites={sites!r} must be a tuple of names, such as {SITES}")
-    for site in sites:
-        check_choice("site", site, (*SITES, "carried_cell"))
+    check_norm(norm, sites, (*SITES, "carried_cell"))
     if "cell" in sites and "carried_cell" in sites:
         raise ValueError(f"sites={sites!r}: the cell is normalized once, so name one of the two")
 
@@ -209,7 +208,7 @@ def _check_sites(norm: Norm, sites: Sequence[str]) -> None:
 class LSTMCell(NormalizedCell):
     """LSTM cell with layer normalization; equations and conventions at the head of this module.
 
-    Called as `flax.linen.LSTMCell` is, with the same carry ``(c, h)``; it works under
+    Its call is that of `flax.linen.LSTMCell`, with the same carry ``(c, h)``; it works under
     `flax.linen.RNN` as under `lnjax.RNN`.
 
     Attributes:

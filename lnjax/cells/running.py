@@ -6,7 +6,6 @@ A cell is here a pair of `Functions`; Flax does not appear.
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -23,9 +22,9 @@ class Noise(NamedTuple):
     """What is random in a run of a cell, drawn before the loop over time starts.
 
     dropout_h: (B, H), multiplies h where it enters the recurrent products, the same at every step.
-    hold: one entry for each leaf of the carry, in its order: None, or (T, B, H) or of that rank and
-      broadcastable to it; the share of the old value that the new one keeps: True and False, or
-      a number between 0 and 1.
+    hold: one entry for each leaf of the carry, in its order: None, or (T, B, H), where B and H may
+      be 1; the share of the old value that the new one keeps: True and False, or a number between 0
+      and 1.
     """
 
     dropout_h: Array | None = None
@@ -49,11 +48,13 @@ def run_step(
     x: Array,
     noise: Noise = NO_NOISE,
     *,
+    carry_names: tuple[str, ...] = ("h",),
     dtype: DType | None = None,
 ) -> tuple[PyTree, Array]:
     """One step of a cell on x (..., D); `noise` is that of a sequence of one step."""
     params, x = as_arrays(params, x)
-    carry = jax.tree.map(jnp.asarray, carry)
+    check_sequence(params, x[None], None, noise, carry_names)
+    carry = as_carry(carry, carry_names, x.shape[:-1], params)
     projected = functions.project_inputs(params, x)
     new_carry, y = functions.step(params, carry, projected, dropout_h=noise.dropout_h)
     if noise.hold is not None:
@@ -70,7 +71,7 @@ def run_sequence(
     mask: Array | None = None,
     noise: Noise = NO_NOISE,
     *,
-    num_carries: int = 1,
+    carry_names: tuple[str, ...] = ("h",),
     dtype: DType | None = None,
     reverse: bool = False,
     unroll: int = 1,
@@ -81,14 +82,15 @@ def run_sequence(
     Args:
       functions: of the cell.
       params: its parameters, with a field `recurrent_kernel` (H, ...).
-      carry: the initial carry; None means `num_carries` leaves of zeros in at least float32.
-      xs: (T, B, D); further batch axes may follow B.
+      carry: the initial carry; None means zeros, in the dtype of the parameters but at least
+        float32.
+      xs: (T, B, D); further batch axes may follow B, in the mask and the carry too.
       mask: (T, B) bool, True = real. A step that is not real holds the carry and outputs zero.
       noise: what is random, drawn beforehand.
-      num_carries: the number of leaves of the carry.
-      dtype: of the operands of the products and of the outputs. None: the products are taken in the
-        common dtype of inputs and parameters, and the outputs have that of the inputs (that of the
-        parameters if the inputs are integers).
+      carry_names: of the leaves of the carry.
+      dtype: of the operands of the products and of the outputs. None: each product is taken in the
+        common dtype of its two operands, and the outputs have that of the inputs. (Integer inputs
+        become that of the parameters, but at least float32.)
       reverse: from the last step to the first; outputs stay at the time of their input.
       unroll: steps per iteration of the compiled loop.
       implementation: "scan", the plain scan over the step; or "auto", the best path there is: today
@@ -99,13 +101,8 @@ def run_sequence(
     """
     check_choice("implementation", implementation, ("auto", "scan"))
     params, xs = as_arrays(params, xs)
-    check_sequence(params, xs, mask)
-    if carry is None:
-        features = params.recurrent_kernel.shape[0]
-        wide = normalization.statistics_dtype(xs.dtype)
-        zeros = jnp.zeros((*xs.shape[1:-1], features), wide)
-        carry = zeros if num_carries == 1 else (zeros,) * num_carries
-    carry = jax.tree.map(jnp.asarray, carry)
+    check_sequence(params, xs, mask, noise, carry_names)
+    carry = as_carry(carry, carry_names, xs.shape[1:-1], params)
     projected = functions.project_inputs(params, zero_padding(xs, mask))
 
     def step(carry: PyTree, inputs: tuple[Array, Any]) -> tuple[PyTree, Array]:
@@ -149,16 +146,55 @@ def mix(share: Array | None, old: Array, new: Array) -> Array:
 def as_arrays(params: Any, xs: Array) -> tuple[Any, Array]:
     """NumPy becomes jax (float64 falls to float32 unless x64 is on), integer inputs floats."""
     params, xs = jax.tree.map(jnp.asarray, (params, xs))
+    if jnp.issubdtype(xs.dtype, jnp.complexfloating):
+        raise TypeError(f"inputs must be real numbers, got {xs.dtype}")
     is_float = jnp.issubdtype(xs.dtype, jnp.floating)
-    return params, xs if is_float else xs.astype(params.kernel.dtype)
+    return params, xs if is_float else xs.astype(carry_dtype(params))
 
 
-def check_sequence(params: Any, xs: Array, mask: Array | None) -> None:
-    """Refuses xs (T, B, D) of another width than `params.kernel` (D, ...), and misshapen masks."""
-    chex.assert_axis_dimension(params.kernel, 0, xs.shape[-1])
-    if mask is not None:
-        chex.assert_shape(mask, xs.shape[:-1])
-        chex.assert_type(mask, bool)
+def carry_dtype(params: Any) -> DType:
+    """That of a carry which nobody gave: of the parameters, but at least float32."""
+    return normalization.statistics_dtype(params.recurrent_kernel.dtype)
+
+
+def as_carry(
+    carry: PyTree | None, names: tuple[str, ...], batch: tuple[int, ...], params: Any
+) -> PyTree:
+    """The carry as arrays, or zeros for None; refuses one that is not of this cell and batch."""
+    shape = (*batch, params.recurrent_kernel.shape[0])
+    if carry is None:
+        zeros = jnp.zeros(shape, carry_dtype(params))
+        return zeros if len(names) == 1 else (zeros,) * len(names)
+    if len(names) > 1 and not (isinstance(carry, tuple) and len(carry) == len(names)):
+        raise ValueError(
+            f"the carry must be the tuple ({', '.join(names)}), got {type(carry).__name__}"
+        )
+    leaves = [jnp.asarray(leaf) for leaf in (carry if len(names) > 1 else (carry,))]
+    for name, leaf in zip(names, leaves, strict=True):
+        if leaf.shape != shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"{name} of the carry must be floating point of shape {shape}, got"
+                f" {leaf.dtype} {leaf.shape}"
+            )
+    return tuple(leaves) if len(names) > 1 else leaves[0]
+
+
+def check_sequence(
+    params: Any, xs: Array, mask: Array | None, noise: Noise, names: tuple[str, ...]
+) -> None:
+    """Refuses xs (T, B, D), a mask and noise that do not fit each other or the parameters."""
+    width = params.kernel.shape[0]
+    if xs.ndim < 2 or xs.shape[-1] != width:
+        raise ValueError(f"inputs {xs.shape[1:]} must have the width {width} of the kernel")
+    if mask is not None and (mask.shape != xs.shape[:-1] or mask.dtype != jnp.bool_):
+        raise ValueError(
+            f"the mask must be bool (True = real) of shape {xs.shape[:-1]}, got"
+            f" {mask.dtype} {mask.shape}"
+        )
+    if noise.hold is not None and len(noise.hold) != len(names):
+        raise ValueError(
+            f"noise.hold must have an entry for each of {', '.join(names)}, got {len(noise.hold)}"
+        )
 
 
 def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
@@ -169,8 +205,24 @@ def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
         )
 
 
-def check_parameters(params: Any, choices: str, **expected: bool) -> None:
+def check_norm(norm: Norm, sites: Sequence[str] = (), known: Sequence[str] = ()) -> None:
+    """Refuses an unknown norm, and `sites` that are not some of the `known` ones, each once."""
+    check_choice("norm", norm, (*NORMS, None))
+    if isinstance(sites, str) or (known and not sites):
+        raise ValueError(f"sites={sites!r} must be a tuple of names out of {tuple(known)}")
+    for site in sites:
+        check_choice("site", site, known)
+    if len(set(sites)) < len(sites):
+        raise ValueError(f"sites={tuple(sites)!r} names one twice")
+
+
+def check_parameters(params: Any, kind: type, choices: str, **expected: bool) -> None:
     """Refuses parameters that have not exactly the gains (and so on) that are `expected`."""
+    if not isinstance(params, kind):
+        raise TypeError(
+            f"the parameters must be {kind.__name__}, got {type(params).__name__};"
+            f" of a mapping make {kind.__name__}(**params)"
+        )
     for name, wanted in expected.items():
         if (getattr(params, name) is not None) != wanted:
             have = "have no" if wanted else "have a"

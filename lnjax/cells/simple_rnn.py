@@ -17,7 +17,8 @@ Conventions:
 * `activation` takes the place of tanh.
 * Gain 1, bias 0 at the start; epsilon 1e-5 inside the root.
 * Summed inputs and statistics are at least float32, whatever `dtype` the products and outputs have.
-  The carry keeps the dtype that it starts with, float32 unless it is given another.
+  The carry keeps the dtype that it starts with: that of the parameters, but at least float32,
+  unless it is given another.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ from lnjax.cells.running import (
     Noise,
     Norm,
     add_bias,
-    check_choice,
+    check_norm,
     check_parameters,
     normalize,
     product,
@@ -110,8 +111,9 @@ def simple_rnn(
 
     Args:
       params: a `SimpleParams`.
-      xs: (T, B, D); further batch axes may follow B.
-      carry: initial h (B, H); None means zeros, in at least float32.
+      xs: (T, B, D); further batch axes may follow B, in the mask and the carry too.
+      carry: initial h (B, H); None means zeros, in the dtype of the
+        parameters but at least float32.
       sites: where the norm stands: ("sum",), or some of "recurrent" and "input".
       activation: of the summed inputs, elementwise.
       mask, norm, epsilon, dtype, noise, reverse, unroll, implementation: see `lnjax.lstm`.
@@ -120,9 +122,9 @@ def simple_rnn(
       The final carry h (B, H), and the outputs h (T, B, H).
 
     Raises:
-      ValueError: `norm`, a site or `implementation` is not known, or the parameters are of another
-        norm or other sites.
-      AssertionError: shapes or the mask's dtype are not those above.
+      ValueError: `norm`, a site or `implementation` is not known, the parameters are of another
+        norm or other sites, or a shape or dtype is not one of those above.
+      TypeError: the parameters are no `SimpleParams`, or the inputs are not real numbers.
 
     >>> import jax, jax.numpy as jnp
     >>> cell = SimpleCell(features=5)
@@ -159,6 +161,7 @@ def functions(
     _check_sites(norm, sites)
     check_parameters(
         params,
+        SimpleParams,
         f"norm={norm!r}, sites={tuple(sites)!r}",
         scale=norm is not None and "sum" in sites,
         scale_x=norm is not None and "input" in sites,
@@ -171,11 +174,7 @@ def functions(
 
 
 def _check_sites(norm: Norm, sites: Sequence[str]) -> None:
-    check_choice("norm", norm, ("layer", "rms", None))
-    if isinstance(sites, str) or not sites:
-        raise ValueError(f"sites={sites!r} must be a tuple of names, such as {SITES}")
-    for site in sites:
-        check_choice("site", site, ("sum", "recurrent", "input"))
+    check_norm(norm, sites, ("sum", "recurrent", "input"))
     if "sum" in sites and len(sites) > 1:
         raise ValueError(f"sites={sites!r}: the sum is normalized once, so no other site with it")
 
@@ -183,7 +182,7 @@ def _check_sites(norm: Norm, sites: Sequence[str]) -> None:
 class SimpleCell(NormalizedCell):
     """Simple RNN cell with layer normalization; equations and conventions at the module's head.
 
-    Called as `flax.linen.SimpleCell` is, with the same carry ``h``; it works under
+    Its call is that of `flax.linen.SimpleCell`, with the same carry ``h``; it works under
     `flax.linen.RNN` as under `lnjax.RNN`.
 
     Attributes:

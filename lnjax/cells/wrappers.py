@@ -36,7 +36,11 @@ class Wrapper(Cell):
     def features(self) -> int:
         return self.cell.features
 
+    def declare(self) -> None:
+        """Declares what this wrapper has beside the cell inside."""
+
     def parameters(self, in_features: int) -> Any:
+        self.declare()
         return self.cell.parameters(in_features)
 
     def noise(self, num_steps: int, batch: tuple[int, ...]) -> Noise:
@@ -81,6 +85,7 @@ class Wrapper(Cell):
         unroll: int = 1,
         implementation: Implementation = "auto",
     ) -> tuple[PyTree, Array]:
+        self.declare()
         # Not by `run`: the cell inside may keep state that only its own `sequence` stores.
         return self.cell.sequence(
             carry,
@@ -95,6 +100,8 @@ class Wrapper(Cell):
     def __call__(
         self, carry: PyTree, inputs: Array, noise: Noise | None = None
     ) -> tuple[PyTree, Array]:
+        self.declare()
+        inputs = jnp.asarray(inputs)
         noise = self.noise(1, inputs.shape[:-1]) if noise is None else noise
         return self.cell(carry, inputs, noise)
 
@@ -138,6 +145,11 @@ class LearnedCarry(Wrapper):
             )
         return self._declare(rng, input_shape)
 
+    def declare(self) -> None:
+        # Also where the layer is given another carry to start from.
+        if self.is_initializing():
+            self._declare(jax.random.key(0), (1,))  # the carry's width is not that of the inputs
+
     @nn.compact
     def _declare(self, rng: PRNGKey, input_shape: tuple[int, ...]) -> PyTree:
         leaves, structure = jax.tree.flatten(self.cell.initialize_carry(rng, input_shape))
@@ -148,7 +160,10 @@ class LearnedCarry(Wrapper):
             raise ValueError(f"learned names {unknown}, but the carry consists of {known}")
         for name in learned:
             shape = starts[name].shape
-            vector = self.param(name, self.carry_init, shape[-1:], self.param_dtype)
+            if self.has_variable("params", name):
+                vector = self.get_variable("params", name)
+            else:
+                vector = self.param(name, self.carry_init, shape[-1:], self.param_dtype)
             starts[name] = jnp.broadcast_to(vector, shape)
         return structure.unflatten(starts.values())
 

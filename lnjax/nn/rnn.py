@@ -144,7 +144,11 @@ class RNN(nn.Module):
             "variable_carry": self.variable_carry,
             "split_rngs": dict(self.split_rngs),
         }
-        if isinstance(self.cell, Cell) and lifting == DEFAULT_LIFTING:
+        # A cell of lnjax hands its statistics on by itself, and knows the mask.
+        ours = (
+            lifting | {"variable_carry": False} if self.variable_carry == "batch_stats" else lifting
+        )
+        if isinstance(self.cell, Cell) and ours == DEFAULT_LIFTING:
             return self.cell.sequence(
                 carry,
                 xs,

@@ -9,6 +9,8 @@ from lnjax.ops.normalization import rms_norm as rms_norm
 from lnjax.ops.normalization import weight_norm as weight_norm
 from lnjax.ops.sequence import flip_rows as flip_rows
 from lnjax.ops.sequence import lengths_to_mask as lengths_to_mask
+from lnjax.ops.sequence import run_order as run_order
 from lnjax.ops.sequence import scan_sequence as scan_sequence
 from lnjax.ops.sequence import select as select
+from lnjax.ops.sequence import take_steps as take_steps
 from lnjax.ops.sequence import zero_padding as zero_padding

@@ -95,3 +95,20 @@ def flip_rows(ys: Array, mask: Array | None) -> Array:
     source = extent - 1 - time
     index = jnp.maximum(source, 0).reshape(source.shape + (1,) * (ys.ndim - mask.ndim))
     return select(source >= 0, jnp.take_along_axis(ys, index, axis=0), jnp.zeros_like(ys))
+
+
+def run_order(steps: tuple[int, ...], mask: Array | None, reverse: bool) -> Array:
+    """Per row the times of its steps in the order in which they are run, the padding last."""
+    time = jnp.arange(steps[0])
+    run = time[::-1] if reverse else time
+    run = jnp.broadcast_to(run.reshape((-1,) + (1,) * (len(steps) - 1)), steps)
+    return jnp.argsort(run if mask is None else jnp.where(mask, run, run + steps[0]), axis=0)
+
+
+def take_steps(xs: Array, order: Array | None) -> Array:
+    """Each row of xs (T, B, ...) with its times in the order (T, B)."""
+    if order is None:
+        return xs
+    return jnp.take_along_axis(
+        xs, order.reshape(order.shape + (1,) * (xs.ndim - order.ndim)), axis=0
+    )

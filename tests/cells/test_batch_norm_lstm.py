@@ -1,5 +1,7 @@
 """The LSTM with recurrent batch norm: its equations, its statistics, and what they do not see."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,8 +45,13 @@ def in_layer(variables):
     return {collection: {"cell": values} for collection, values in variables.items()}
 
 
+@cache
+def compiled(module):
+    return jax.jit(module.apply, static_argnames="mutable")
+
+
 def apply(cell, variables, xs, carry, mask=None, *, mutable=False, **attributes):
-    return jax.jit(layer(cell, **attributes).apply, static_argnames="mutable")(
+    return compiled(layer(cell, **attributes))(
         in_layer(variables),
         xs,
         initial_carry=carry,
@@ -191,7 +198,7 @@ def test_padding_changes_no_gradient_in_training(rng, x64):
         )
         return sum(jnp.vdot(a, b) for a, b in zip((ys, c, h), cotangents, strict=True))
 
-    gradient = jax.jit(jax.grad(objective, argnums=(0, 1)))
+    value, gradient = jax.jit(objective), jax.jit(jax.grad(objective, argnums=(0, 1)))
     dirty = np.where(MASK[:, :, None], xs, np.nan)
     clean = np.where(MASK[:, :, None], xs, 7.0)
     got, expected = (gradient(variables["params"], xs, MASK) for xs in (dirty, clean))
@@ -202,7 +209,7 @@ def test_padding_changes_no_gradient_in_training(rng, x64):
     def moved(sign):
         params = dict(variables["params"])
         params["recurrent_kernel"] = params["recurrent_kernel"] + sign * step
-        return objective(params, clean, jnp.asarray(MASK))
+        return value(params, clean, jnp.asarray(MASK))
 
     slope = np.vdot(got[0]["recurrent_kernel"], direction)
     np.testing.assert_allclose((moved(1) - moved(-1)) / 2e-6, slope, rtol=1e-6)
@@ -212,13 +219,13 @@ def test_works_under_the_rnn_of_flax_with_the_same_variables(rng):
     cell, variables, xs, carry = random_case(rng)
     theirs = nn.RNN(cell, time_major=True, return_carry=True, variable_carry="batch_stats")
     expected = apply(cell, variables, xs, carry, mutable=True)
-    got = theirs.apply(in_layer(variables), xs, initial_carry=carry, mutable="batch_stats")
+    got = compiled(theirs)(in_layer(variables), xs, initial_carry=carry, mutable="batch_stats")
     assert_close(got, expected, 1e-5)
 
 
 def test_initializing_sees_no_batch_and_gains_start_small(rng):
     cell, _, xs, _ = random_case(rng)
-    variables = layer(cell).init(jax.random.key(0), xs)
+    variables = jax.jit(layer(cell).init)(jax.random.key(0), xs)
     statistics, params = variables["batch_stats"]["cell"], variables["params"]["cell"]
     np.testing.assert_array_equal(statistics["count"], 0)
     for site in "xhc":
@@ -237,8 +244,41 @@ def test_wrappers_keep_the_statistics(rng):
     cell, _, xs, _ = random_case(rng)
     wrapped = layer(lnjax.Zoneout(lnjax.RecurrentDropout(cell, rate=0.5), c=0.5, h=0.5))
     rngs = {name: jax.random.key(i) for i, name in enumerate(("params", "dropout", "zoneout"))}
-    variables = wrapped.init(rngs, xs)
-    _, state = wrapped.apply(variables, xs, rngs=rngs, mutable="batch_stats")
+    variables = jax.jit(wrapped.init)(rngs, xs)
+    _, state = compiled(wrapped)(variables, xs, rngs=rngs, mutable="batch_stats")
     np.testing.assert_array_equal(
         state["batch_stats"]["cell"]["cell"]["cell"]["count"], [1] * T + [0] * (S - T)
     )
+
+
+def test_statistics_belong_to_their_step_where_training_did_not_start_at_the_first(rng):
+    cell, variables, xs, (c, h, t) = random_case(rng)
+    fresh = {**variables, "batch_stats": jax.tree.map(np.zeros_like, variables["batch_stats"])}
+    late = (c, h, t + 3)
+    ((carry, ys), state) = apply(cell, fresh, xs[:2], late, mutable=True)
+    trained = {"params": variables["params"], "batch_stats": state["batch_stats"]["cell"]}
+    np.testing.assert_array_equal(trained["batch_stats"]["count"], [0, 0, 0, 1, 1, 0])
+    evaluated = apply(cell.clone(use_running_average=True), trained, xs[:2], late)
+    assert_close(evaluated, (carry, ys), 1e-5)
+
+
+def test_the_count_of_steps_does_not_stop_in_half_precision(rng):
+    cell, variables, xs, carry = random_case(rng, use_running_average=True)
+    late = (*carry[:2], jnp.full(B, 256, jnp.bfloat16))
+    (_, _, t), _ = apply(cell, variables, xs, late)
+    np.testing.assert_array_equal(t, 256 + T)
+
+
+def test_the_mask_reaches_the_statistics_also_with_the_lifting_that_flax_needs(rng):
+    cell, variables, xs, carry = random_case(rng)
+    expected = apply(cell, variables, xs, carry, MASK, mutable=True)
+    lifted = apply(cell, variables, xs, carry, MASK, mutable=True, variable_carry="batch_stats")
+    assert_equal(lifted, expected)
+
+
+def test_what_has_no_statistics_is_refused(rng):
+    cell, variables, xs, _ = random_case(rng)
+    with pytest.raises(ValueError, match="no batch axis"):
+        layer(cell).apply(in_layer(variables), xs[:, 0], mutable="batch_stats")
+    with pytest.raises(ValueError, match="max_steps=0"):
+        layer(cell.clone(max_steps=0)).init(jax.random.key(0), xs)

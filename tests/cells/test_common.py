@@ -443,3 +443,61 @@ def test_works_under_the_rnn_of_flax_nnx(cell):
     theirs = nnx.RNN(in_nnx(cell, case), time_major=True, return_carry=True)
     got = nnx.jit(lambda m, xs, carry: m(xs, initial_carry=carry))(theirs, case.xs, case.carry)
     assert_close(got, case.run(), 1e-5)
+
+
+@every_cell
+def test_the_cell_and_the_pure_function_start_alike_in_half_precision(cell):
+    half = cell.clone(param_dtype=jnp.bfloat16)
+    params = half.init(jax.random.key(0), D, method="parameters")
+    params = half.apply(params, D, method="parameters")
+    xs = jnp.asarray(Case(cell, np.float32).xs, jnp.bfloat16)
+    start = half.initialize_carry(jax.random.key(0), (B, D))
+    carry, ys = jax.jit(pure_function(cell))(params, xs)
+    assert_equal((carry, ys), jax.jit(cell.run)(params, start, xs))
+    assert {leaf.dtype for leaf in jax.tree.leaves(carry)} == {jnp.dtype("float32")}
+    assert ys.dtype == jnp.bfloat16
+
+
+@every_cell
+def test_a_carry_of_another_kind_is_refused_by_name(cell):
+    case = Case(cell, np.float32)
+    single = not isinstance(case.carry, tuple)
+    wrong = {
+        "integers": jax.tree.map(lambda leaf: np.zeros(leaf.shape, int), case.carry),
+        "one row": jax.tree.map(lambda leaf: leaf[:1], case.carry),
+        "a list": [case.carry] if single else list(case.carry),
+    }
+    for kind, carry in wrong.items():
+        with pytest.raises((ValueError, TypeError), match=r"carry|list"):
+            cell.run(case.params, carry, case.xs)
+        with pytest.raises((ValueError, TypeError), match=r"carry|list"):
+            cell.step(case.params, carry, case.xs[0])
+        assert kind
+
+
+@every_cell
+def test_inputs_masks_and_parameters_that_do_not_fit_are_refused(cell):
+    case = Case(cell, np.float32)
+
+    def refused(error, message, **changes):
+        arguments = {"params": case.params, "xs": case.xs, "mask": None} | changes
+        with pytest.raises(error, match=message):
+            pure_function(cell)(arguments["params"], arguments["xs"], mask=arguments["mask"])
+
+    refused(ValueError, "must have the width 2", xs=case.xs[:, :, :1])
+    refused(ValueError, "mask must be bool", mask=jnp.ones((T, B)))
+    refused(ValueError, "mask must be bool", mask=jnp.ones((B, T), bool))
+    refused(TypeError, "real numbers", xs=case.xs + 1j)
+    if hasattr(cell, "norm"):
+        refused(TypeError, r"\(\*\*params\)", params=case.params._asdict())
+
+
+@every_cell
+def test_integer_inputs_are_those_numbers(cell):
+    case = Case(cell, np.float32)
+    integers = np.arange(T * B * D).reshape(T, B, D) % 5
+    assert_equal(case.run(xs=integers), case.run(xs=integers.astype(np.float32)))
+
+
+def test_a_list_of_sites_makes_the_cell_no_less_hashable():
+    assert hash(LSTMCell(H, sites=["cell"])) == hash(LSTMCell(H, sites=("cell",)))

@@ -26,8 +26,8 @@ def run(cell, xs, *, variables=None, rngs=RNGS, **arguments):
     """Final carry and outputs under `lnjax.RNN`, compiled, and the variables."""
     rnn = lnjax.RNN(cell, return_carry=True)
     if variables is None:
-        variables = rnn.init(RNGS, xs)
-    (carry, ys) = jax.jit(rnn.apply)(variables, xs, rngs=rngs, **arguments)
+        variables = jax.jit(rnn.init)(RNGS, xs)
+    carry, ys = jax.jit(rnn.apply)(variables, xs, rngs=rngs, **arguments)
     return carry, ys, variables
 
 
@@ -75,8 +75,9 @@ def test_dropout_draws_once_for_a_sequence_and_anew_for_each_call(cell, xs):
     assert set(np.unique(drawn)) == {0.0, 2.0}
     # The one draw explains every step.
     params, carry = pure_parameters(cell, variables), cell.initialize_carry(RNGS["params"], (B, D))
+    step = jax.jit(cell.step)
     for t in range(T):
-        carry, y = cell.step(params, carry, xs[:, t], lnjax.Noise(dropout_h=drawn))
+        carry, y = step(params, carry, xs[:, t], lnjax.Noise(dropout_h=drawn))
         assert_close(y, ys[:, t], 1e-5)
 
 
@@ -103,9 +104,9 @@ def test_zoneout_in_evaluation_takes_the_expectation(cell, xs):
     zoned = Zoneout(cell, **rates, deterministic=True)
     carry, ys, variables = run(zoned, xs, rngs={})
     params = pure_parameters(cell, variables)
-    old = cell.initialize_carry(jax.random.key(0), (B, D))
+    old, step = cell.initialize_carry(jax.random.key(0), (B, D)), jax.jit(cell.step)
     for t in range(T):
-        new, _ = cell.step(params, old, xs[:, t])
+        new, _ = step(params, old, xs[:, t])
         old = jax.tree.unflatten(
             jax.tree.structure(old),
             [
@@ -131,7 +132,7 @@ def test_zoneout_of_rate_one_never_moves(xs):
 def test_a_learned_carry_starts_every_row_and_gets_its_gradient(cell, xs, layer):
     learned = LearnedCarry(cell, carry_init=nn.initializers.normal(1.0))
     rnn = layer(learned, return_carry=True)
-    variables = rnn.init(RNGS, xs)
+    variables = jax.jit(rnn.init)(RNGS, xs)
     starts = [variables["params"]["cell"][name] for name in cell.carry_names]
     assert all(np.abs(start).min() > 0 for start in starts)
     rows = jax.tree.unflatten(
@@ -139,21 +140,28 @@ def test_a_learned_carry_starts_every_row_and_gets_its_gradient(cell, xs, layer)
         [jnp.broadcast_to(start, (B, H)) for start in starts],
     )
     expected = run(cell, xs, variables=inner(variables, 1), rngs={}, initial_carry=rows)
-    assert_close(rnn.apply(variables, xs), expected[:2], 1e-6)
+    assert_close(jax.jit(rnn.apply)(variables, xs), expected[:2], 1e-6)
     weights = np.random.default_rng(0).normal(size=(B, T, H)).astype(np.float32)
-    gradient = jax.grad(lambda v: jnp.vdot(rnn.apply(v, xs)[1], weights))(variables)
+    gradient = jax.jit(jax.grad(lambda v: jnp.vdot(rnn.apply(v, xs)[1], weights)))(variables)
     for name in cell.carry_names:
         assert np.abs(gradient["params"]["cell"][name]).max() > 1e-4
 
 
 def test_the_leaves_that_are_not_learned_start_as_ever(xs):
     learned = LearnedCarry(LSTMCell(H), learned=("h",), carry_init=nn.initializers.ones_init())
-    variables = lnjax.RNN(learned).init(RNGS, xs)
+    variables = jax.jit(lnjax.RNN(learned).init)(RNGS, xs)
     assert sorted(variables["params"]["cell"]) == ["cell", "h"]
     cell = learned.bind({"params": variables["params"]["cell"]})
     c, h = cell.initialize_carry(jax.random.key(0), (B, D))
     np.testing.assert_array_equal(c, 0)
     np.testing.assert_array_equal(h, 1)
+
+
+def test_a_learned_carry_is_declared_also_where_another_one_is_given(xs):
+    rnn, start = lnjax.RNN(LearnedCarry(GRUCell(H))), np.ones((B, H), np.float32)
+    variables = jax.jit(rnn.init)(RNGS, xs, initial_carry=start)
+    assert variables["params"]["cell"]["h"].shape == (H,)
+    assert rnn.apply(variables, xs).shape == (B, T, H)
 
 
 def test_wrappers_stand_in_one_another_in_any_order(xs):
