@@ -106,7 +106,11 @@ class LearnedCarry(Cell):
 
 
 class RecurrentDropout(Cell):
-    """`lnjax.RecurrentDropout`; draws from the stream `rng_collection` of `rngs`."""
+    """`lnjax.RecurrentDropout`; draws from the stream `rng_collection` of `rngs`.
+
+    Under `lnjax.nnx.RNN` once for a sequence. `flax.nnx.RNN` draws anew at every step, unless it is
+    made with ``broadcast_rngs=rng_collection``.
+    """
 
     def __init__(
         self,

@@ -83,10 +83,9 @@ class Front(nnx.Module):
     def _declare(self, variables: Mapping[str, Mapping[str, Array]]) -> None:
         for kind, values in variables.items():
             for name, value in values.items():
-                if isinstance(value, AxisMetadata):
-                    setattr(self, name, KINDS[kind](**value.to_nnx_metadata()))
-                    continue
-                setattr(self, name, KINDS[kind](value))
+                boxed = isinstance(value, AxisMetadata)  # of linen.with_partitioning, say
+                metadata = value.to_nnx_metadata() if boxed else {"value": value}
+                setattr(self, name, KINDS[kind](**metadata))
 
     def _store(self, tree: Mapping[str, Any], old: Mapping[str, Any]) -> None:
         for name, value in tree.items():
