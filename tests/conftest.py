@@ -1,6 +1,11 @@
 """Settings and fixtures of all tests."""
 
+import os
 from collections.abc import Iterator
+
+# Most of the time of the tests goes into compiling. XLA reads this once, and the processes that
+# tests start inherit it; with XLA_FLAGS set to anything, an empty word too, it is left alone.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import numpy as np

@@ -35,6 +35,7 @@ def checkout(tmp_path):
 def test_run_manifest_says_what_ran(monkeypatch):
     jax.devices()  # XLA reads its flags once; those set below are only to be written down
     monkeypatch.setenv("XLA_FLAGS", "--xla_of_this_test=1")
+    monkeypatch.setattr("sys.orig_argv", ["python", "train.py", "--workdir=my runs"])
     before = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     found = json.loads(json.dumps(manifest.run_manifest(7, {"config": {"norm": "layer"}})))
     assert found["seed"] == 7 and found["config"] == {"norm": "layer"}
@@ -44,7 +45,7 @@ def test_run_manifest_says_what_ran(monkeypatch):
     assert found["device_count"] == len(jax.devices())
     assert found["device_kind"] == jax.devices()[0].device_kind
     assert found["xla_flags"] == "--xla_of_this_test=1"
-    assert "pytest" in found["command"]
+    assert found["command"] == "python train.py '--workdir=my runs'"
     start = datetime.datetime.fromisoformat(found["start_time"])
     assert before <= start <= datetime.datetime.now(datetime.UTC)
     assert "extra" not in found
