@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+WITHOUT_TORCH = ROOT / "tests" / "without_torch"
 SMOKE = "--config=configs/handwriting.py:smoke"
 # Checkpoints fall between two lines of the log, so that the sums under way matter. With a constant
 # rate the number of steps is no part of the program.
@@ -29,7 +30,11 @@ def run(command: Sequence[object], *, path: Sequence[Path] = (), **env: str):
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT))), **env},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, (*path, WITHOUT_TORCH, ROOT))),
+            **env,
+        },
         capture_output=True,
         text=True,
         timeout=300,

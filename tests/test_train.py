@@ -350,7 +350,9 @@ TINY = (
 )
 
 
-@pytest.mark.parametrize("override", ["norm=none", "dtype=bfloat16"])
+@pytest.mark.parametrize(
+    "override", [pytest.param("norm=none", marks=pytest.mark.slow), "dtype=bfloat16"]
+)
 def test_variants_train(override, tmp_path, capfd):
     assert main(*TINY, f"--config.{override}", f"--workdir={tmp_path}") == 0
     lines = rows(tmp_path)
@@ -365,6 +367,7 @@ def test_variants_train(override, tmp_path, capfd):
     assert f"parameters, norm {norm}" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_papers_variant_trains_on_a_tree(tmp_path, capfd):
     IamTree(tmp_path / "iam")
     sizes = ("features=8", "max_points=12", "points_per_letter=2.0", "eval_batch_size=2")
@@ -397,6 +400,7 @@ def assert_near(folder, reference):
     assert got == pytest.approx(want, rel=1e-3)
 
 
+@pytest.mark.slow  # test_step has the same of the step alone
 def test_several_steps_per_call_are_the_same_run(reference, tmp_path):
     arguments = (*runs.ARGUMENTS, *SHORT, "--config.steps_per_call=7", f"--workdir={tmp_path}")
     assert main(*arguments) == 0
