@@ -8,6 +8,7 @@ from lnjax import convert as convert
 from lnjax import nnx as nnx
 from lnjax.cells import BatchNormLSTMCell as BatchNormLSTMCell
 from lnjax.cells import BatchNormLSTMParams as BatchNormLSTMParams
+from lnjax.cells import Chunked as Chunked
 from lnjax.cells import GRUCell as GRUCell
 from lnjax.cells import GRUParams as GRUParams
 from lnjax.cells import LearnedCarry as LearnedCarry

@@ -8,6 +8,7 @@ from lnjax.cells.base import Cell as Cell
 from lnjax.cells.base import NormalizedCell as NormalizedCell
 from lnjax.cells.batch_norm_lstm import BatchNormLSTMCell as BatchNormLSTMCell
 from lnjax.cells.batch_norm_lstm import BatchNormLSTMParams as BatchNormLSTMParams
+from lnjax.cells.chunked import Chunked as Chunked
 from lnjax.cells.gru import GRUCell as GRUCell
 from lnjax.cells.gru import GRUParams as GRUParams
 from lnjax.cells.lstm import LSTMCell as LSTMCell

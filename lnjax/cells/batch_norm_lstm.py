@@ -157,7 +157,8 @@ def batch_norm_lstm(
             of_x, of_h, of_c = of_batch_x, _over_batch(summed_h, real), None
         summed = _standardize(summed_x, of_x, params.scale_x, epsilon)
         summed += _standardize(summed_h, of_h, params.scale_h, epsilon)
-        new_c, o = gates(add_bias(summed, params.bias), c)
+        i, f, g, o = gates(add_bias(summed, params.bias))
+        new_c = f * c + i * g
         if of_c is None:
             of_c = _over_batch(new_c, real)
         y = o * jnp.tanh(

@@ -34,7 +34,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lnjax.cells import norm_derivative
 from lnjax.cells.base import NormalizedCell
+from lnjax.cells.chunked import Derivative
+from lnjax.cells.norm_derivative import Normalized, after_centring, centre, over_rows
 from lnjax.cells.running import (
     NO_NOISE,
     Functions,
@@ -72,9 +75,12 @@ def project_inputs(
     dtype: DType | None = None,
 ) -> Array:
     """The input side, (..., D) -> (..., 3H), for any number of time steps at once."""
-    summed_x = product(xs, params.kernel, dtype)
-    summed_x = _normalize(norm, epsilon, summed_x, params.scale_x)
-    return add_bias(summed_x, params.bias)
+    return project(params, product(xs, params.kernel, dtype), norm=norm, epsilon=epsilon)
+
+
+def project(params: GRUParams, summed_x: Array, *, norm: Norm, epsilon: float) -> Array:
+    """What of `project_inputs` is behind its product: (..., 3H) -> (..., 3H)."""
+    return add_bias(_normalize(norm, epsilon, summed_x, params.scale_x), params.bias)
 
 
 def step(
@@ -89,13 +95,105 @@ def step(
 ) -> tuple[Array, Array]:
     """One step: carry h (B, H), projected_x (B, 3H) -> new carry, output h (B, H)."""
     summed_h = recurrent_product(h, params.recurrent_kernel, dtype, dropout_h)
+    (new_h,) = update(params, (h,), summed_h, projected_x, norm=norm, epsilon=epsilon)
+    return new_h.astype(h.dtype), new_h
+
+
+def update(
+    params: GRUParams,
+    carry: tuple[Array],
+    summed_h: Array,
+    projected_x: Array,
+    *,
+    norm: Norm,
+    epsilon: float,
+) -> tuple[Array]:
+    """What of a step is behind its product: summed_h, projected_x (..., 3H) -> new (h,)."""
     summed_h = _normalize(norm, epsilon, summed_h, params.scale_h)
+    _, z, n, _ = _gates(params, summed_h, projected_x)
+    return ((1 - z) * carry[0] + z * n,)
+
+
+def _gates(
+    params: GRUParams, summed_h: Array, projected_x: Array
+) -> tuple[Array, Array, Array, Array]:
+    """r, z, n, and what r scales, each (..., H)."""
     r_h, z_h, n_h = jnp.split(summed_h, 3, axis=-1)
     r_x, z_x, n_x = jnp.split(projected_x, 3, axis=-1)
     r, z = jax.nn.sigmoid(r_h + r_x), jax.nn.sigmoid(z_h + z_x)
-    n = jnp.tanh(n_x + r * add_bias(n_h, params.bias_h))
-    new_h = (1 - z) * h + z * n
-    return new_h.astype(h.dtype), new_h
+    recurrent = add_bias(n_h, params.bias_h)
+    return r, z, jnp.tanh(n_x + r * recurrent), recurrent
+
+
+class Coefficients(NamedTuple):
+    """The linearized step; what belongs to the norms is None without one."""
+
+    gates: Array  # (..., 3H): of the recurrent side of r, z and n in h
+    candidate: Array  # (..., H): of the input side of n in h
+    keep: Array  # (..., H): of the old h in the new
+    gates_h: Normalized | None  # r and z together
+    candidate_h: Normalized | None
+
+
+def linearize(
+    params: GRUParams,
+    carry: tuple[Array],
+    summed_h: Array,
+    projected_x: Array,
+    *,
+    norm: Norm,
+    epsilon: float,
+) -> Coefficients:
+    """`update` at this point, for any leading axes."""
+    scales = (None, None) if params.scale_h is None else _sides(params.scale_h)
+    sides = [
+        norm_derivative.normalize(norm, epsilon, side, scale)
+        for side, scale in zip(_sides(summed_h), scales, strict=True)
+    ]
+    (gates_side, gates_h), (candidate_side, candidate_h) = sides
+    summed_h = jnp.concatenate([gates_side, candidate_side], axis=-1)
+    r, z, n, recurrent = _gates(params, summed_h, projected_x)
+    candidate = z * (1 - n * n)
+    slopes = [candidate * recurrent * r * (1 - r), (n - carry[0]) * z * (1 - z), candidate * r]
+    return Coefficients(jnp.concatenate(slopes, axis=-1), candidate, 1 - z, gates_h, candidate_h)
+
+
+def pull_back(
+    params: GRUParams, at: Coefficients, d_carry: tuple[Array], *, norm: Norm
+) -> tuple[Array, tuple[Array], Array]:
+    """One step back: cotangents of summed_h, of the old carry, and of the new h for `gradients`."""
+    (d_h,) = d_carry
+    d_summed = jnp.concatenate([d_h, d_h, d_h], axis=-1) * at.gates
+    if params.scale_h is not None:
+        d_sides = [
+            norm_derivative.pull_back(norm, of, d_side, scale)
+            for of, d_side, scale in zip(
+                (at.gates_h, at.candidate_h), _sides(d_summed), _sides(params.scale_h), strict=True
+            )
+        ]
+        d_summed = jnp.concatenate(d_sides, axis=-1)
+    return d_summed, (d_h * at.keep,), d_h
+
+
+def gradients(params: GRUParams, at: Coefficients, d_h: Array) -> tuple[dict[str, Array], Array]:
+    """Of gain and bias behind the product, summed over a chunk; and of projected_x."""
+    d_summed = jnp.concatenate([d_h, d_h, d_h], axis=-1) * at.gates
+    d_gates, d_candidate = _sides(d_summed)
+    by_name = {"bias_h": over_rows(d_candidate)}
+    if at.gates_h is not None and at.candidate_h is not None:
+        by_name["scale_h"] = jnp.concatenate(
+            [
+                over_rows(d_gates * at.gates_h.values),
+                over_rows(d_candidate * at.candidate_h.values),
+            ]
+        )
+    return by_name, jnp.concatenate([d_gates, d_h * at.candidate], axis=-1)
+
+
+def _sides(summed: Array) -> tuple[Array, Array]:
+    """What is normalized jointly of (..., 3H): r and z (..., 2H), and n (..., H)."""
+    gates = summed.shape[-1] // 3 * 2
+    return summed[..., :gates], summed[..., gates:]
 
 
 def _normalize(norm: Norm, epsilon: float, summed: Array, scale: Array | None) -> Array:
@@ -173,7 +271,34 @@ def functions(params: GRUParams, norm: Norm, epsilon: float, dtype: DType | None
         params, GRUParams, f"norm={norm!r}", scale_x=norm is not None, scale_h=norm is not None
     )
     options = {"norm": norm, "epsilon": epsilon, "dtype": dtype}
-    return Functions(partial(project_inputs, **options), partial(step, **options))
+    return Functions(
+        partial(project_inputs, **options),
+        partial(step, **options),
+        _derivative(norm, epsilon),
+    )
+
+
+def _derivative(norm: Norm, epsilon: float) -> Derivative:
+    centred = after_centring(norm)
+
+    def centre_kernels(params: GRUParams) -> GRUParams:
+        if norm != "layer":
+            return params
+        kernels = params.kernel, params.recurrent_kernel
+        kernel, recurrent_kernel = (
+            jnp.concatenate([centre(side) for side in _sides(kernel)], axis=-1)
+            for kernel in kernels
+        )
+        return params._replace(kernel=kernel, recurrent_kernel=recurrent_kernel)
+
+    return Derivative(
+        centre_kernels,
+        partial(project, norm=centred, epsilon=epsilon),
+        partial(update, norm=centred, epsilon=epsilon),
+        partial(linearize, norm=centred, epsilon=epsilon),
+        partial(pull_back, norm=centred),
+        gradients,
+    )
 
 
 class GRUCell(NormalizedCell):

@@ -33,7 +33,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lnjax.cells import norm_derivative
 from lnjax.cells.base import NormalizedCell
+from lnjax.cells.chunked import Derivative
+from lnjax.cells.norm_derivative import Normalized, after_centring, centre, over_rows
 from lnjax.cells.running import (
     NO_NOISE,
     Functions,
@@ -75,8 +78,12 @@ def project_inputs(
     dtype: DType | None = None,
 ) -> Array:
     """The input side of the gates, (..., D) -> (..., 4H), for any number of time steps at once."""
-    summed_x = normalize(norm, epsilon, product(xs, params.kernel, dtype), params.scale_x)
-    return add_bias(summed_x, params.bias)
+    return project(params, product(xs, params.kernel, dtype), norm=norm, epsilon=epsilon)
+
+
+def project(params: LSTMParams, summed_x: Array, *, norm: Norm, epsilon: float) -> Array:
+    """What of `project_inputs` is behind its product: (..., 4H) -> (..., 4H)."""
+    return add_bias(normalize(norm, epsilon, summed_x, params.scale_x), params.bias)
 
 
 def step(
@@ -93,22 +100,112 @@ def step(
     """One step: carry (c, h) each (B, H), projected_x (B, 4H) -> new carry, output h (B, H)."""
     c, h = carry
     summed_h = recurrent_product(h, params.recurrent_kernel, dtype, dropout_h)
-    summed = normalize(norm, epsilon, summed_h, params.scale_h) + projected_x
-    new_c, o = gates(summed, c)
-    cell = normalize(norm, epsilon, new_c, params.scale_c)
-    if params.bias_c is not None:
-        cell = add_bias(cell, params.bias_c)
-    if "carried_cell" in sites:
-        new_c = cell
-    new_h = o * jnp.tanh(cell)
+    new_c, new_h = update(
+        params,
+        carry,
+        summed_h,
+        projected_x,
+        norm=norm,
+        cell_norm=norm,
+        sites=sites,
+        epsilon=epsilon,
+    )
     return (new_c.astype(c.dtype), new_h.astype(h.dtype)), new_h
 
 
-def gates(summed: Array, c: Array) -> tuple[Array, Array]:
-    """Eq. 21: summed inputs of the gates (..., 4H), old c (..., H) -> new c, output gate."""
+def update(
+    params: LSTMParams,
+    carry: LSTMCarry,
+    summed_h: Array,
+    projected_x: Array,
+    *,
+    norm: Norm,
+    cell_norm: Norm,
+    sites: Sequence[str],
+    epsilon: float,
+) -> LSTMCarry:
+    """What of a step is behind its product: summed_h, projected_x (..., 4H) -> new (c, h)."""
+    summed = normalize(norm, epsilon, summed_h, params.scale_h) + projected_x
+    i, f, g, o = gates(summed)
+    new_c = f * carry[0] + i * g
+    cell = normalize(cell_norm, epsilon, new_c, params.scale_c)
+    if params.bias_c is not None:
+        cell = add_bias(cell, params.bias_c)
+    return cell if "carried_cell" in sites else new_c, o * jnp.tanh(cell)
+
+
+def gates(summed: Array) -> tuple[Array, Array, Array, Array]:
+    """i, f, g and o of their summed inputs (..., 4H)."""
     i, f, g, o = jnp.split(summed, 4, axis=-1)
-    new_c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return new_c, jax.nn.sigmoid(o)
+    return jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+
+
+class Coefficients(NamedTuple):
+    """The linearized step; what belongs to a norm is None without it."""
+
+    gates: Array  # (..., 4H): of the summed inputs in c (i, f, g) and in h (o)
+    forget: Array  # (..., H): of the old c in the new
+    cell: Array  # (..., H): of what enters the last tanh in h
+    summed_h: Normalized | None
+    c: Normalized | None
+
+
+def linearize(
+    params: LSTMParams,
+    carry: LSTMCarry,
+    summed_h: Array,
+    projected_x: Array,
+    *,
+    norm: Norm,
+    cell_norm: Norm,
+    epsilon: float,
+) -> Coefficients:
+    """`update` at this point, for any leading axes."""
+    summed_h, of_h = norm_derivative.normalize(norm, epsilon, summed_h, params.scale_h)
+    i, f, g, o = gates(summed_h + projected_x)
+    c = carry[0]
+    cell, of_c = norm_derivative.normalize(cell_norm, epsilon, f * c + i * g, params.scale_c)
+    if params.bias_c is not None:
+        cell = add_bias(cell, params.bias_c)
+    y = jnp.tanh(cell)
+    slopes = [g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), y * o * (1 - o)]
+    return Coefficients(jnp.concatenate(slopes, axis=-1), f, o * (1 - y * y), of_h, of_c)
+
+
+def pull_back(
+    params: LSTMParams,
+    at: Coefficients,
+    d_carry: LSTMCarry,
+    *,
+    norm: Norm,
+    cell_norm: Norm,
+    sites: Sequence[str],
+) -> tuple[Array, tuple[Array, None], tuple[Array, Array, Array | None]]:
+    """One step back: cotangents of summed_h, of the old carry, and of what `gradients` needs."""
+    d_c, d_h = d_carry
+    d_cell = d_h * at.cell
+    if "carried_cell" in sites:
+        d_cell, d_c = d_cell + d_c, jnp.zeros_like(d_c)
+    d_c = d_c + norm_derivative.pull_back(cell_norm, at.c, d_cell, params.scale_c)
+    d_summed = jnp.concatenate([d_c, d_c, d_c, d_h], axis=-1) * at.gates
+    d_summed = norm_derivative.pull_back(norm, at.summed_h, d_summed, params.scale_h)
+    kept = d_c, d_h, d_cell if "carried_cell" in sites else None
+    return d_summed, (d_c * at.forget, None), kept
+
+
+def gradients(
+    params: LSTMParams, at: Coefficients, kept: tuple[Array, Array, Array | None]
+) -> tuple[dict[str, Array], Array]:
+    """Of gains and biases behind the products, summed over a chunk; and of projected_x."""
+    d_c, d_h, d_cell = kept
+    d_summed = jnp.concatenate([d_c, d_c, d_c, d_h], axis=-1) * at.gates
+    by_name = {}
+    if at.summed_h is not None:
+        by_name["scale_h"] = over_rows(d_summed * at.summed_h.values)
+    if at.c is not None:
+        d_cell = d_h * at.cell if d_cell is None else d_cell
+        by_name |= {"scale_c": over_rows(d_cell * at.c.values), "bias_c": over_rows(d_cell)}
+    return by_name, d_summed
 
 
 def lstm(
@@ -143,8 +240,9 @@ def lstm(
       noise: dropout and zoneout masks, drawn beforehand.
       reverse: from the last step to the first; outputs stay at the time of their input.
       unroll: steps per iteration of the compiled loop.
-      implementation: "scan", the plain scan over `step`; or "auto", the best path there is: today
-        the scan that recomputes each step in the backward pass.
+      implementation: "scan", the plain scan over `step`, for derivatives of every mode; "chunked",
+        the fast path, which has no forward mode, or a `Chunked` that says how; or "auto", the fast
+        path where there is one, else a scan that computes each step again in the backward pass.
 
     Returns:
       The final carry (c, h), and the outputs h (T, B, H).
@@ -193,9 +291,32 @@ def functions(
         scale_c=norm is not None and cell,
         bias_c=norm is not None and cell,
     )
+    options = {"norm": norm, "epsilon": epsilon, "dtype": dtype}
     return Functions(
-        partial(project_inputs, norm=norm, epsilon=epsilon, dtype=dtype),
-        partial(step, norm=norm, sites=sites, epsilon=epsilon, dtype=dtype),
+        partial(project_inputs, **options),
+        partial(step, sites=sites, **options),
+        _derivative(norm, tuple(sites), epsilon),
+    )
+
+
+def _derivative(norm: Norm, sites: tuple[str, ...], epsilon: float) -> Derivative:
+    centred = after_centring(norm)
+    options = {"norm": centred, "cell_norm": norm}
+
+    def centre_kernels(params: LSTMParams) -> LSTMParams:
+        if norm == "layer" and "input" in sites:
+            params = params._replace(kernel=centre(params.kernel))
+        if norm == "layer" and "recurrent" in sites:
+            params = params._replace(recurrent_kernel=centre(params.recurrent_kernel))
+        return params
+
+    return Derivative(
+        centre_kernels,
+        partial(project, norm=centred, epsilon=epsilon),
+        partial(update, sites=sites, epsilon=epsilon, **options),
+        partial(linearize, epsilon=epsilon, **options),
+        partial(pull_back, sites=sites, **options),
+        gradients,
     )
 
 

@@ -9,11 +9,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lnjax.cells.choice import choose
+from lnjax.cells.chunked import Chunked, Derivative, run_chunked
+from lnjax.cells.norm_derivative import Norm as Norm
 from lnjax.ops import normalization, scan_sequence, zero_padding
 from lnjax.typing import Array, DType, PRNGKey, PyTree
 
-Norm = Literal["layer", "rms"] | None
-Implementation = Literal["auto", "scan"]
+Implementation = Literal["auto", "scan", "chunked"] | Chunked
 
 NORMS = {"layer": normalization.layer_norm, "rms": normalization.rms_norm}
 
@@ -39,6 +41,7 @@ class Functions(NamedTuple):
 
     project_inputs: Callable[[Any, Array], Array]  # (params, xs) -> projected
     step: Callable[..., tuple[PyTree, Array]]  # (params, carry, projected_x, *, dropout_h)
+    derivative: Derivative | None = None  # what the chunked path needs
 
 
 def run_step(
@@ -93,17 +96,46 @@ def run_sequence(
         become that of the parameters, but at least float32.)
       reverse: from the last step to the first; outputs stay at the time of their input.
       unroll: steps per iteration of the compiled loop.
-      implementation: "scan", the plain scan over the step; or "auto", the best path there is: today
-        the scan that recomputes each step in the backward pass.
+      implementation: "scan", the plain scan over the step, differentiable in every mode;
+        "chunked", the fast path of `lnjax.cells.chunked`, with the chunks of `lnjax.cells.choice`,
+        or a `Chunked` that says which; or "auto", the fast path where there is one, else a scan
+        that recomputes each step in the backward pass.
 
     Returns:
       The final carry, and the outputs (T, B, H).
     """
-    check_choice("implementation", implementation, ("auto", "scan"))
+    check_implementation(implementation, unroll)
     params, xs = as_arrays(params, xs)
     check_sequence(params, xs, mask, noise, carry_names)
     carry = as_carry(carry, carry_names, xs.shape[1:-1], params)
-    projected = functions.project_inputs(params, zero_padding(xs, mask))
+    xs = zero_padding(xs, mask)
+    obstacle = None
+    if implementation != "scan":
+        obstacle = _obstacle(functions, params, carry, xs, noise, dtype)
+        if obstacle is not None and implementation != "auto":
+            raise ValueError(
+                f"{obstacle}, so there is no chunked path; use implementation='auto' or 'scan'"
+            )
+    if implementation != "scan" and obstacle is None and functions.derivative is not None:
+        chunked = implementation
+        if not isinstance(chunked, Chunked):
+            chunked = choose(xs.shape, params.recurrent_kernel.shape, unroll)
+        carry, hs = run_chunked(
+            functions.derivative,
+            params,
+            tuple(jax.tree.leaves(carry)),
+            xs,
+            _holds(noise.hold, mask, len(carry_names)),
+            noise.dropout_h,
+            dtype=dtype,
+            reverse=reverse,
+            chunked=chunked,
+        )
+        ys = zero_padding(hs, mask)
+        carry = carry if len(carry_names) > 1 else carry[0]
+        return carry, ys.astype(xs.dtype if dtype is None else dtype)
+
+    projected = functions.project_inputs(params, xs)
 
     def step(carry: PyTree, inputs: tuple[Array, Any]) -> tuple[PyTree, Array]:
         projected_x, hold = inputs
@@ -120,6 +152,40 @@ def run_sequence(
         remat=implementation == "auto",
     )
     return carry, ys.astype(xs.dtype if dtype is None else dtype)
+
+
+def _obstacle(
+    functions: Functions, params: Any, carry: PyTree, xs: Array, noise: Noise, dtype: DType | None
+) -> str | None:
+    """Why the chunked path cannot be taken; None if it can."""
+    if functions.derivative is None:
+        return "this cell has no derivative of its own"
+    if not all(isinstance(extent, int) for extent in xs.shape):
+        return f"the shape {xs.shape} of the inputs is symbolic"
+    if 0 in xs.shape[:-1]:
+        return f"inputs of shape {xs.shape} have no step"
+    wide = {leaf.dtype for leaf in jax.tree.leaves(carry)}
+    for x in (xs, *jax.tree.leaves(carry)):
+        operand = jnp.promote_types(x.dtype, params.kernel.dtype) if dtype is None else dtype
+        wide.add(normalization.statistics_dtype(operand))
+    if len(wide) > 1:
+        return (
+            f"carry and summed inputs are of several dtypes ({', '.join(sorted(map(str, wide)))})"
+        )
+    if any(share is not None and share.dtype != jnp.bool_ for share in noise.hold or ()):
+        return "noise.hold has shares that are no bool"
+    return None
+
+
+def _holds(
+    hold: tuple[Array | None, ...] | None, mask: Array | None, num_carries: int
+) -> tuple[Array | None, ...]:
+    """For each leaf of the carry where its old value is kept: by noise, or in the padding."""
+    hold = (None,) * num_carries if hold is None else hold
+    if mask is None:
+        return hold
+    padding = ~mask[..., None]
+    return tuple(padding if share is None else share | padding for share in hold)
 
 
 def _hold(
@@ -195,6 +261,19 @@ def check_sequence(
         raise ValueError(
             f"noise.hold must have an entry for each of {', '.join(names)}, got {len(noise.hold)}"
         )
+
+
+def check_implementation(implementation: Implementation, unroll: int) -> None:
+    """Refuses what is not an `Implementation`, or says `unroll` twice."""
+    if not isinstance(implementation, Chunked):
+        check_choice("implementation", implementation, ("auto", "scan", "chunked"))
+        return
+    if unroll != 1:
+        raise ValueError(f"unroll={unroll} is said by {implementation} already")
+    check_choice("Chunked.saved", implementation.saved, ("carry", "recurrent", "all"))
+    for name in ("length", "unroll"):
+        if getattr(implementation, name) < 1:
+            raise ValueError(f"Chunked.{name}={getattr(implementation, name)} must be at least 1")
 
 
 def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:

@@ -25,10 +25,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lnjax.cells import norm_derivative
 from lnjax.cells.base import NormalizedCell
+from lnjax.cells.chunked import Derivative
+from lnjax.cells.norm_derivative import Normalized, after_centring, centre, over_rows
 from lnjax.cells.running import (
     NO_NOISE,
     Functions,
@@ -69,7 +73,12 @@ def project_inputs(
     dtype: DType | None = None,
 ) -> Array:
     """The input side, (..., D) -> (..., H), for any number of time steps at once."""
-    return normalize(norm, epsilon, product(xs, params.kernel, dtype), params.scale_x)
+    return project(params, product(xs, params.kernel, dtype), norm=norm, epsilon=epsilon)
+
+
+def project(params: SimpleParams, summed_x: Array, *, norm: Norm, epsilon: float) -> Array:
+    """What of `project_inputs` is behind its product: (..., H) -> (..., H)."""
+    return normalize(norm, epsilon, summed_x, params.scale_x)
 
 
 def step(
@@ -85,10 +94,75 @@ def step(
 ) -> tuple[Array, Array]:
     """One step: carry h (B, H), projected_x (B, H) -> new carry, output h (B, H)."""
     summed_h = recurrent_product(h, params.recurrent_kernel, dtype, dropout_h)
+    (new_h,) = update(
+        params, (h,), summed_h, projected_x, norm=norm, epsilon=epsilon, activation=activation
+    )
+    return new_h.astype(h.dtype), new_h
+
+
+def update(
+    params: SimpleParams,
+    carry: tuple[Array],
+    summed_h: Array,
+    projected_x: Array,
+    *,
+    norm: Norm,
+    epsilon: float,
+    activation: Activation,
+) -> tuple[Array]:
+    """What of a step is behind its product: summed_h, projected_x (..., H) -> new (h,)."""
     summed = normalize(norm, epsilon, summed_h, params.scale_h) + projected_x
     summed = normalize(norm, epsilon, summed, params.scale)
-    new_h = activation(add_bias(summed, params.bias))
-    return new_h.astype(h.dtype), new_h
+    return (activation(add_bias(summed, params.bias)),)
+
+
+class Coefficients(NamedTuple):
+    """The linearized step; what belongs to a norm is None without it."""
+
+    activation: Array  # (..., H): its slope
+    summed_h: Normalized | None
+    summed: Normalized | None
+
+
+def linearize(
+    params: SimpleParams,
+    carry: tuple[Array],
+    summed_h: Array,
+    projected_x: Array,
+    *,
+    norm: Norm,
+    epsilon: float,
+    activation: Activation,
+) -> Coefficients:
+    """`update` at this point, for any leading axes."""
+    summed_h, of_h = norm_derivative.normalize(norm, epsilon, summed_h, params.scale_h)
+    summed, of_sum = norm_derivative.normalize(norm, epsilon, summed_h + projected_x, params.scale)
+    summed = add_bias(summed, params.bias)
+    _, slope = jax.jvp(activation, (summed,), (jnp.ones_like(summed),))
+    return Coefficients(slope, of_h, of_sum)
+
+
+def pull_back(
+    params: SimpleParams, at: Coefficients, d_carry: tuple[Array], *, norm: Norm
+) -> tuple[Array, tuple[None], tuple[Array, Array]]:
+    """One step back: cotangents of summed_h, of the old carry, and of what `gradients` needs."""
+    d_active = d_carry[0] * at.activation
+    d_summed = norm_derivative.pull_back(norm, at.summed, d_active, params.scale)
+    d_summed_h = norm_derivative.pull_back(norm, at.summed_h, d_summed, params.scale_h)
+    return d_summed_h, (None,), (d_active, d_summed)
+
+
+def gradients(
+    params: SimpleParams, at: Coefficients, kept: tuple[Array, Array]
+) -> tuple[dict[str, Array], Array]:
+    """Of gains and bias behind the product, summed over a chunk; and of projected_x."""
+    d_active, d_summed = kept
+    by_name = {"bias": over_rows(d_active)}
+    if at.summed is not None:
+        by_name["scale"] = over_rows(d_active * at.summed.values)
+    if at.summed_h is not None:
+        by_name["scale_h"] = over_rows(d_summed * at.summed_h.values)
+    return by_name, d_summed
 
 
 def simple_rnn(
@@ -169,7 +243,30 @@ def functions(
     )
     options = {"norm": norm, "epsilon": epsilon, "dtype": dtype}
     return Functions(
-        partial(project_inputs, **options), partial(step, activation=activation, **options)
+        partial(project_inputs, **options),
+        partial(step, activation=activation, **options),
+        _derivative(norm, epsilon, activation),
+    )
+
+
+def _derivative(norm: Norm, epsilon: float, activation: Activation) -> Derivative:
+    centred = after_centring(norm)
+
+    def centre_kernels(params: SimpleParams) -> SimpleParams:
+        if norm == "layer" and (params.scale is not None or params.scale_x is not None):
+            params = params._replace(kernel=centre(params.kernel))
+        if norm == "layer" and (params.scale is not None or params.scale_h is not None):
+            params = params._replace(recurrent_kernel=centre(params.recurrent_kernel))
+        return params
+
+    options = {"norm": centred, "epsilon": epsilon, "activation": activation}
+    return Derivative(
+        centre_kernels,
+        partial(project, norm=centred, epsilon=epsilon),
+        partial(update, **options),
+        partial(linearize, **options),
+        partial(pull_back, norm=centred),
+        gradients,
     )
 
 
