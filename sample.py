@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 import tasks
 from lnjax.training import workdir
 from lnjax.training.checkpoint import CheckpointError, Checkpoints
-from lnjax.training.command import EXIT_REFUSED, flags_parser, tell
+from lnjax.training.command import EXIT_REFUSED, flags_parser, keep_compiled, tell
 from lnjax.training.optimizer import make_optimizer
 from lnjax.training.state import TrainState
 from lnjax.training.step import run_shapes
@@ -68,6 +68,7 @@ USES: dict[str, Callable[..., None]] = {"handwriting": write_text}  # by the tas
 
 def main(_: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
+    keep_compiled()
     out = pathlib.Path(_OUT.value)
     try:
         if not out.parent.is_dir():

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 import tasks
 from lnjax.training import metrics, workdir
 from lnjax.training.checkpoint import CheckpointError, Checkpoints, refuse_changed_data
-from lnjax.training.command import EXIT_REFUSED, flags_parser, tell
+from lnjax.training.command import EXIT_REFUSED, flags_parser, keep_compiled, tell
 from lnjax.training.evaluation import evaluate
 from lnjax.training.interrupt import EXIT_INTERRUPTED, Interrupt
 from lnjax.training.mesh import check_batch_size, make_mesh, place_batch, place_state
@@ -181,6 +181,7 @@ def train(run: Run) -> int:
 
 def main(_: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
+    keep_compiled()
     config = _CONFIG.value
     try:
         run = set_up(config, pathlib.Path(_WORKDIR.value or f"runs/{config.task}"))

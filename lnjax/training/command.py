@@ -1,9 +1,14 @@
-"""What the scripts share: one-line errors and exit codes."""
+"""What the scripts share: one-line errors, exit codes, and where compiled programs are kept."""
 
 import ast
+import hashlib
+import os
+import platform
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+import jax
 from absl import flags
 
 EXIT_REFUSED = 2
@@ -13,6 +18,23 @@ EXIT_REFUSED = 2
 def tell(line: str) -> None:
     """Prints to standard error, which is where everything goes that is no result."""
     print(line, file=sys.stderr, flush=True)
+
+
+def keep_compiled() -> None:
+    """Keeps what took a second or more to compile for the next run of the same program.
+
+    In $JAX_COMPILATION_CACHE_DIR, else in ~/.cache/lnjax/compiled; there in a folder for each kind
+    of processor, since a program compiled for one need not run on another with the same home.
+    """
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder is None:
+        processor = platform.machine() + platform.processor()
+        if (info := Path("/proc/cpuinfo")).exists():
+            lines = info.read_text().splitlines()
+            processor += next((line for line in lines if line.startswith("flags")), "")
+        kind = hashlib.sha256(processor.encode()).hexdigest()[:12]
+        folder = str(Path.home() / ".cache" / "lnjax" / "compiled" / kind)
+    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def flags_parser(check: Callable[[], object] = lambda: None) -> Callable[[list[str]], list[str]]:
