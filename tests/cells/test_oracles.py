@@ -131,7 +131,9 @@ def rounded_to(dtype):
 def test_in_half_precision_only_products_and_outputs_are_rounded(cell, dtype):
     case = Case(cell.clone(dtype=dtype), np.float32)
     case.xs = case.xs.astype(dtype)
-    carry, ys = case.run()
+    # In chunks it is a centred kernel that is rounded: as near to the exact result (test_chunked),
+    # but not the oracle's rounding.
+    carry, ys = case.run(implementation="scan")
     assert {leaf.dtype for leaf in jax.tree.leaves(carry)} == {jnp.dtype("float32")}
     assert ys.dtype == dtype
     expected, expected_ys = case.expected(rounded=rounded_to(dtype))
