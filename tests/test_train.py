@@ -490,6 +490,41 @@ def test_one_compilation_per_process(toy_run, norm):
     assert [row["step"] for row in rows(toy_run.folder)] == [3, 4, 6, 6, 8, 9, 12, 12]
 
 
+class Slow(Linear):
+    """A step of it keeps the device busy for a good part of a second."""
+
+    def loss(self, params, model_state, batch, rngs, *, train):
+        loss, aux = super().loss(params, model_state, batch, rngs, train=train)
+        numbers = jnp.broadcast_to(jax.lax.stop_gradient(params["b"]), (10_000,))
+        busy = jax.lax.fori_loop(0, 3000, lambda _, x: jnp.sin(x + 0.1), numbers)
+        sums = {**aux.sums, "busy": (busy[0], jnp.ones(()))}
+        return loss, LossAux(sums, aux.model_state)
+
+
+def test_the_host_does_not_wait_between_log_lines(toy_run, monkeypatch):
+    """No step but the first after a log line finds that the one before it is done.
+
+    On an accelerator the guard names the line that fetches; on a CPU it guards nothing.
+    """
+    found, per_line = [], 4
+
+    def observed(state, *args, **kwargs):
+        found.append(state.step.is_ready())
+        new = train_step(state, *args, **kwargs)
+        before_a_line = len(found) % per_line == 0
+        guard = "allow" if before_a_line else "disallow_explicit"
+        jax.config.update("jax_transfer_guard_device_to_host", guard)
+        return new
+
+    monkeypatch.setattr(train, "train_step", observed)
+    numbers = dict(num_steps=2 * per_line, log_steps=per_line)
+    try:
+        toy_run(Slow(), **numbers, eval_steps=2 * per_line, checkpoint_steps=2 * per_line)
+    finally:
+        jax.config.update("jax_transfer_guard_device_to_host", "allow")
+    assert [step % per_line for step, ready in enumerate(found) if ready] == [0, 0]
+
+
 def test_training_means_are_over_the_steps_since_the_last_line(toy_run):
     toy_run(Linear(), learning_rate=0.0, num_steps=13, log_steps=13, eval_steps=13)
     trained, evaluated = rows(toy_run.folder)

@@ -281,7 +281,7 @@ def test_other_lengths_compile_nothing_anew(xs, cell):
 @pytest.mark.parametrize("unroll", [1, 3])
 @both_kinds
 def test_unroll_reaches_the_loop(xs, cell, unroll, lengths):
-    rnn = lnjax.RNN(cell, unroll=unroll)
+    rnn = lnjax.RNN(cell, unroll=unroll, implementation="scan")
     variables = random_variables(rnn, xs)
     (loop,) = loops(jax.make_jaxpr(partial(rnn.apply, seq_lengths=lengths))(variables, xs).jaxpr)
     assert loop.params["unroll"] == unroll
