@@ -184,6 +184,7 @@ def _run_backward(options: _Options, residuals: Any, cotangents: Any) -> tuple[A
     num_carry = len(d_carry)
     kernel = params.kernel.astype(options.operand)
     recurrent_kernel = params.recurrent_kernel.astype(options.operand_h)
+    transposed = recurrent_kernel.T  # here, since in the loop it would be so at every step
     small = _without_kernels(params)
 
     def chunk(state: Any, chunk_inputs: Any) -> tuple[Any, Array]:
@@ -203,7 +204,7 @@ def _run_backward(options: _Options, residuals: Any, cotangents: Any) -> tuple[A
             d_carry = (*d_carry[:-1], d_carry[-1] + d_h)
             d_new = tuple(map(_let_go, hold, d_carry))
             d_summed, d_old, kept = derivative.pull_back(small, coefficients, d_new)
-            d_h = _product_back(d_summed.astype(options.operand_h), recurrent_kernel)
+            d_h = _product(d_summed.astype(options.operand_h), transposed)
             if inputs.dropout_h is not None:
                 d_dropout = d_dropout + d_h * old_h
                 d_h = d_h * inputs.dropout_h
@@ -222,10 +223,8 @@ def _run_backward(options: _Options, residuals: Any, cotangents: Any) -> tuple[A
         d_small, d_summed_x = project_back(d_projected)
         for name, gradient in by_name.items():
             d_small = d_small._replace(**{name: getattr(d_small, name) + gradient})
-        d_summed_h, d_summed_x = (
-            d_summed_h.astype(options.operand_h),
-            d_summed_x.astype(options.operand),
-        )
+        d_summed_h = d_summed_h.astype(options.operand_h)
+        d_summed_x = d_summed_x.astype(options.operand)
         d_params = jax.tree.map(
             jnp.add,
             d_params,
@@ -247,8 +246,8 @@ def _run_backward(options: _Options, residuals: Any, cotangents: Any) -> tuple[A
     )
     d_xs = [_flat(piece) if is_head else piece for is_head, piece in d_pieces]
     d_xs = d_xs[0] if len(d_xs) == 1 else jnp.concatenate(d_xs)
-    no_hold = tuple(None for _ in inputs.hold)
-    return d_params, _Inputs(d_carry, d_xs.astype(inputs.xs.dtype), d_dropout, no_hold)
+    d_hold = (None,) * len(inputs.hold)
+    return d_params, _Inputs(d_carry, d_xs.astype(inputs.xs.dtype), d_dropout, d_hold)
 
 
 _run.defvjp(_run_forward, _run_backward)
