@@ -57,7 +57,8 @@ def main() -> None:
     time.set(title="value and gradient, µs per step", xlabel="T", xscale="log")
     time.set_ylim(bottom=0)
     memory.set(title="temporary memory, MiB", xlabel="T", xscale="log", yscale="log")
-    time.legend(fontsize=7)
+    handles, labels = time.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
     for axes in (time, memory):
         axes.set_xticks(lengths, labels=map(str, lengths), minor=False)
         axes.minorticks_off()
