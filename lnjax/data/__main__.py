@@ -4,6 +4,7 @@
     python -m lnjax.data prepare --task handwriting --config real --manual_dir /data/iam
     python -m lnjax.data check   --task handwriting --config real --manual_dir /data/iam
 
+The data sets: handwriting (IAM-OnDB), digits (MNIST), fashion_mnist, cifar10, binarized_mnist.
 `prepare` fills the cache ($LNJAX_DATA_DIR, else $TFDS_DATA_DIR, else ~/.cache/lnjax), `check`
 writes nothing. Both print the number of records of each split beside the expected one. Exit code 2:
 the data cannot be used, the reason on stderr.
@@ -13,11 +14,18 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
+from lnjax.data.binarized_mnist import BinarizedMnist
+from lnjax.data.cifar10 import Cifar10
+from lnjax.data.digits import Digits
 from lnjax.data.errors import DataError
+from lnjax.data.fashion_mnist import FashionMnist
 from lnjax.data.handwriting import Handwriting
 from lnjax.data.preparation import cache_dir, check, prepare
 
-BUILDERS = {"handwriting": Handwriting}  # by task
+BUILDERS = {
+    builder.name: builder
+    for builder in (Handwriting, Digits, FashionMnist, Cifar10, BinarizedMnist)
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m lnjax.data", description=__doc__.split("\n")[0]
     )
     parser.add_argument("command", choices=["prepare", "check"])
-    parser.add_argument("--task", required=True, choices=sorted(BUILDERS))
+    parser.add_argument("--task", required=True, choices=sorted(BUILDERS), help="the data set")
     parser.add_argument("--config", default="embedded", choices=["embedded", "real"])
     parser.add_argument("--manual_dir", help="folder of the real data, for --config real")
     options = parser.parse_args(argv)
@@ -35,6 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.config == "embedded" and options.manual_dir is not None:
         parser.error("--manual_dir is for --config real; the config 'embedded' reads no folder")
     builder_class = BUILDERS[options.task]
+    if options.config not in builder_class.EXPECTED:
+        parser.error(
+            f"{options.task} has no config {options.config!r}: no package ships it; give the "
+            "published files with --config real --manual_dir FOLDER"
+        )
     label = f"{options.task}/{options.config}"
     try:
         if options.command == "prepare":

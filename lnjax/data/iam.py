@@ -7,7 +7,6 @@ that was moved keeps its key, one that was copied without its times is prepared 
 """
 
 import dataclasses
-import hashlib
 import re
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lnjax.data import source_files
 from lnjax.data.errors import DataError
 from lnjax.data.iam_xml import fill_gaps, read_points, read_writer
 from lnjax.data.offsets import to_offsets
@@ -90,12 +90,7 @@ def source_key(manual_dir: Path | None) -> str:
             *form.line_files,
             *([form.writer_file] if form.writer_file else []),
         ]
-    key = hashlib.sha256()
-    for file in sorted(files):
-        status = file.stat()
-        name = file.relative_to(base).as_posix()
-        key.update(f"{name}\t{status.st_size}\t{status.st_mtime_ns}\n".encode())
-    return key.hexdigest()
+    return source_files.key(base, files)
 
 
 def find_forms(manual_dir: Path | None) -> tuple[dict[str, list[Form]], list[str]]:

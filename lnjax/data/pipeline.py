@@ -11,7 +11,7 @@ import functools
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grain
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lnjax.data.preparation import Prepared
 
 Batch = dict[str, np.ndarray]
-Collate = Callable[[list[Mapping[str, Any]]], Batch]
+Record = TypeVar("Record")  # a dict of fields, or its number: see `lnjax.data.columns`
 
 _READ_AHEAD = 8  # batches
 _STATE_KEYS = {"next_index"}
@@ -70,11 +70,11 @@ class EvalBatches:
 
 
 def train_batches(
-    source: Sequence[Mapping[str, Any]],
+    source: Sequence[Record],
     *,
     seed: int,
     batch_size: int,
-    collate: Collate,
+    collate: Callable[[list[Record]], Batch],
     num_threads: int = 2,
 ) -> TrainBatches:
     """Endless shuffled batches; every record exactly once an epoch, across batches' borders.
@@ -98,15 +98,25 @@ def train_batches(
         return np.random.default_rng([seed, epoch]).permutation(num_records)
 
     def load(number: int) -> Batch:
-        places = range(number * batch_size, (number + 1) * batch_size)
-        return collate([source[int(order(p // num_records)[p % num_records])] for p in places])
+        first, end = number * batch_size, (number + 1) * batch_size
+        records: list[Record] = []
+        while first < end:  # a batch may lie in several epochs
+            epoch, place = divmod(first, num_records)
+            rows = order(epoch)[place : place + end - first]
+            records += [source[row] for row in rows.tolist()]
+            first += len(rows)
+        return collate(records)
 
     dataset = grain.MapDataset.range(sys.maxsize // batch_size).map(load)
     return TrainBatches(dataset.to_iter_dataset(_read_options(num_threads)))
 
 
 def eval_batches(
-    source: Sequence[Mapping[str, Any]], *, batch_size: int, collate: Collate, num_threads: int = 2
+    source: Sequence[Record],
+    *,
+    batch_size: int,
+    collate: Callable[[list[Record]], Batch],
+    num_threads: int = 2,
 ) -> EvalBatches:
     """Every record exactly once in its own order; can be iterated again and again.
 

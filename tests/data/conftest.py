@@ -126,3 +126,18 @@ def iam(tmp_path):
 @pytest.fixture
 def pen_xml():
     return line_xml
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Prepares a set; returns the message of the refusal once nothing was found written."""
+    from lnjax.data import DataError, prepare
+
+    def refuse(builder_class, manual_dir):
+        cache = tmp_path / "cache"
+        with pytest.raises(DataError) as caught:
+            prepare(builder_class, "real", manual_dir=manual_dir, cache=cache)
+        assert not cache.exists()
+        return str(caught.value)
+
+    return refuse
