@@ -122,20 +122,23 @@ def _refusal(path: Path, content: bytes, number: int) -> DataError:
     lines = content.split(b"\n")
     ended = lines[-1] == b""
     lines = lines[:-1] if ended else lines
-    for place, line in enumerate(lines, start=1):
+    for place, line in enumerate(lines[:number], start=1):
         if what := _explain(line, truncated=place == len(lines) and not ended):
             return DataError(
                 f"{path} line {place}: {what}; expected {PIXELS} digits 0 or 1 with one space "
                 f"between two; {_CURE}"
             )
-    if not ended and len(lines) == number:
-        what = "no line feed at its end, truncated"
+    place = len(lines)
+    if place > number:
+        place, what = number + 1, "one line more"
+    elif place < number:
+        what = "the last line of the file"
     else:
-        what = f"{len(lines)} lines, the last of the file"
-        split = next((s for s, n in NUM_IMAGES.items() if n == len(lines) != number), None)
-        what += f" (as the {split} file has)" if split else ""
+        what = "no line feed at its end, truncated"
+    same = [split for split, other in NUM_IMAGES.items() if other == len(lines) != number]
+    what += f" (it has as many as that of the split {same[0]!r})" if same else ""
     return DataError(
-        f"{path} line {len(lines)}: {what}; expected {number} lines of {LINE} bytes; {_CURE}"
+        f"{path} line {place}: {what}; expected {number} lines of {LINE} bytes; {_CURE}"
     )
 
 

@@ -84,7 +84,9 @@ def train_batches(
         seed: with the number of the epoch it determines the order.
         batch_size: records a batch, any positive number, also more than there are records.
         collate: makes one batch of a list of records; called in the reading threads.
-        num_threads: threads that read ahead; the order does not depend on it.
+        num_threads: threads that read ahead; the order does not depend on it. 0 makes each batch
+            when it is asked for: faster where that costs less than handing it from thread to thread
+            (about 0.1 ms), as with `lnjax.data.columns`.
 
     Returns: an iterator of dicts of arrays with leading axis `batch_size`, with `get_state` and
         `set_state`.
@@ -166,4 +168,5 @@ def _pad_rows(array: np.ndarray, missing: int) -> np.ndarray:
 
 
 def _read_options(num_threads: int) -> grain.ReadOptions:
-    return grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=_READ_AHEAD)
+    read_ahead = _READ_AHEAD if num_threads else 0
+    return grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=read_ahead)

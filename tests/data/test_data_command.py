@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lnjax.data import __main__ as command
+from tests.data.image_files import AmatFolder, CifarFolder, IdxFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,37 @@ def test_prepare_and_check_a_small_real_tree(iam, cache, capsys):
         ["validation2", "1", "expected", "1518", "(-1517)"],
         ["test", "2", "expected", "3859", "(-3857)"],
     ]
+
+
+def test_image_sets(tmp_path, monkeypatch, cache, capsys):
+    folders = {
+        "digits": IdxFolder(tmp_path / "mnist", monkeypatch),
+        "fashion_mnist": IdxFolder(tmp_path / "fashion_mnist", monkeypatch, "fashion_mnist"),
+        "cifar10": CifarFolder(tmp_path / "cifar10", monkeypatch),
+        "binarized_mnist": AmatFolder(tmp_path / "binarized_mnist", monkeypatch),
+    }
+    train = {"digits": 25, "fashion_mnist": 25, "cifar10": 90, "binarized_mnist": 12}
+    for task, folder in folders.items():
+        arguments = ["--task", task, "--config", "real", "--manual_dir", str(folder.base)]
+        assert command.main(["check", *arguments]) == 0
+        assert not (cache / task).exists()
+        checked = capsys.readouterr().out
+        assert command.main(["prepare", *arguments]) == 0
+        assert capsys.readouterr().out == checked
+        assert checked.splitlines()[0] == f"{task}/real: records by split"
+        name, found, _, expected, _ = checked.splitlines()[1].split()
+        assert (name, found) == ("train", str(train[task])) and int(expected) >= 45_000
+
+
+@pytest.mark.parametrize("task", ["fashion_mnist", "cifar10"])
+def test_set_without_an_embedded_config(task, cache, capsys):
+    for arguments in ([], ["--config", "embedded"]):
+        with pytest.raises(SystemExit) as caught:
+            command.main(["prepare", "--task", task, *arguments])
+        assert caught.value.code == 2
+        message = capsys.readouterr().err
+        assert f"{task} has no config 'embedded'" in message and "--config real" in message
+    assert not cache.exists()
 
 
 def test_embedded(embedded, embedded_cache, monkeypatch, capsys):

@@ -55,7 +55,8 @@ def test_every_record_once_an_epoch(batch_size):
 def test_order_depends_on_the_seed_and_on_nothing_else():
     first = take(train(seed=3), 20)
     assert first == take(train(seed=3), 20)
-    assert first == take(train(seed=3, num_threads=7), 20)
+    for num_threads in (0, 7):
+        assert first == take(train(seed=3, num_threads=num_threads), 20)
     assert first != take(train(seed=4), 20)
     as_one_stream = list(itertools.chain(*first))
     by_other_batches = list(itertools.chain(*take(train(seed=3, batch_size=5), 16)))
@@ -67,13 +68,14 @@ def test_next_epoch_is_not_the_next_seed():
     assert stream[10:] != take(train(seed=1, batch_size=10), 1)[0]
 
 
+@pytest.mark.parametrize("num_threads", [0, 2])
 @pytest.mark.parametrize("taken", [0, 1, 2, 3, 5, 9])  # epoch borders at 2.5 and 5 batches
-def test_resume_is_exact(taken):
-    batches = train()
+def test_resume_is_exact(taken, num_threads):
+    batches = train(num_threads=num_threads)
     expected = take(train(), 20)[taken:]
     take(batches, taken)
     state = json.loads(json.dumps(batches.get_state()))
-    fresh = train()
+    fresh = train(num_threads=num_threads)
     fresh.set_state(state)
     assert take(fresh, 20 - taken) == expected
     take(batches, 4)  # back from a later position, with batches already read ahead
