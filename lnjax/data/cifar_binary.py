@@ -177,8 +177,12 @@ def _explain(names: Iterable[str]) -> str:
 def _read_files(folder: Path) -> Mapping[str, Batch]:
     batches = {}
     for name in FILES:
-        with (folder / name).open("rb") as file:
-            batches[name] = read_batch(f"{folder / name}", file, (folder / name).stat().st_size)
+        path = folder / name
+        try:
+            with path.open("rb") as file:
+                batches[name] = read_batch(f"{path}", file, path.stat().st_size)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error}); {_CURE}") from error
     return batches
 
 
@@ -201,7 +205,7 @@ def _read_archive(path: Path) -> Mapping[str, Batch]:
                     batches[parts[-1]] = read_batch(place, file, member.size)
             while stream.read(1 << 20):  # to the checksum at its end
                 pass
-    except (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
+    except (EOFError, OSError, zlib.error, tarfile.TarError) as error:
         place = f"{path} after member {names[-1]}" if names else f"{path} byte 0"
         raise DataError(
             f"{place}: truncated or damaged ({error}); expected the whole archive; {_CURE}"

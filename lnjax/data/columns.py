@@ -60,7 +60,7 @@ def take_rows(columns: Columns) -> Callable[[Sequence[int]], dict[str, np.ndarra
         raise ValueError("a field is named 'mask', which says what rows of a batch are records")
 
     def collate(rows: Sequence[int]) -> dict[str, np.ndarray]:
-        batch = {field: column[rows] for field, column in columns.items()}
+        batch = {field: column[np.asarray(rows)] for field, column in columns.items()}
         return batch | {"mask": np.ones(len(rows), bool)}
 
     return collate
