@@ -43,6 +43,16 @@ VARIED: dict[str, dict[str, list[Any]]] = {
         "norm": ["none"],
         "steps_per_call": [5, 25],
     },
+    "pi_mnist": {
+        "batch_size": [4, 32],
+        "norm": ["batch", "weight", "none"],
+        "steps_per_call": [5],
+    },
+    "convnet": {
+        "batch_size": [4, 256],
+        "norm": ["batch", "weight", "none"],
+        "steps_per_call": [5],
+    },
 }
 
 

@@ -296,7 +296,7 @@ PAPER = "--config=configs/handwriting.py:paper"
         ((runs.SMOKE, "layer"), "unknown argument 'layer'"),
         (("--config=configs/handwriting.py:pape",), "'paper', 'smoke'"),
         (("--config=configs/handwritin.py",), "configs/handwritin.py"),
-        (("--config=configs/common.py",), "there is no task ''; known: handwriting"),
+        (("--config=configs/common.py",), "there is no task ''; known: "),
         ((PAPER,), "--config.data_dir"),
         ((PAPER, "--config.data_dir=/nowhere"), "/nowhere"),
         ((runs.SMOKE, "--config.norm=batch"), "norm='batch'"),
