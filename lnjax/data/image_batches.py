@@ -39,12 +39,14 @@ def of_a_run(
             seed=seed,
             batch_size=batch_size,
             collate=columns.take_rows(train),
+            num_threads=0,
         ),
         "evals": {
             prefix: pipeline.eval_batches(
                 range(columns.num_rows(held_out)),
                 batch_size=eval_batch_size,
                 collate=columns.take_rows(held_out),
+                num_threads=0,
             )
             for prefix, held_out in evals.items()
         },
