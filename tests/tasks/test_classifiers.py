@@ -80,6 +80,16 @@ def test_the_loss_falls(task):
     assert np.isfinite(losses).all() and losses[-1] < 0.5 * losses[0] < 2
 
 
+@pytest.mark.parametrize("make", [pi_mnist_task, convnet_task])
+def test_all_norms_start_from_the_same_kernels(make, rng):
+    """benchmarks/seeds.py compares the norms in pairs of one seed."""
+    batch = make_batch(make(), rng)
+    first, *others = (make(norm).init(RNG, batch)["params"] for norm in NORMS)
+    for other in others:
+        for name in first:
+            assert_equal(first[name]["kernel"], other[name]["kernel"])
+
+
 @every_task
 @pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
 def test_what_stands_in_masked_rows_reaches_nothing(task, train, rng):
