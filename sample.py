@@ -3,12 +3,16 @@
 Handwriting: writes each --text (or each line of one) to --out, whose suffix chooses the picture:
 .svg, .animated.svg (the pen writing), .png or .gif.
 
+DRAW: draws --num digits to --out, .png (a row of glimpses for each) or .gif (all being drawn); with
+--copy not out of nothing, but held-out digits that the network looks at.
+
 The newest good checkpoint of the run is read; nothing in its folder is changed, and no data set is
 needed. Exit codes: 0 done; 2 wrong input, told in one line.
 """
 
 import pathlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 from absl import app, flags, logging
@@ -22,13 +26,17 @@ from lnjax.training.optimizer import make_optimizer
 from lnjax.training.state import TrainState
 from lnjax.training.step import run_shapes
 from lnjax.training.task import Task
+from tasks.draw import DrawTask
+from tasks.draw import drawing as glimpses
 from tasks.handwriting import HandwritingTask, drawing, sampling
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/handwriting", "folder of a trained run")
 _SEED = flags.DEFINE_integer("seed", 0, "another seed, another hand")
-_OUT = flags.DEFINE_string("out", "sample.svg", "file to write")
+_OUT = flags.DEFINE_string("out", None, "file to write; default: sample.svg, draw: sample.png")
 _TEXT = flags.DEFINE_multi_string("text", None, "handwriting: a line to write; may be repeated")
 _BIAS = flags.DEFINE_float("bias", 0.5, "handwriting: 0 is as varied as learned, larger is neater")
+_NUM = flags.DEFINE_integer("num", 16, "draw: how many digits")
+_COPY = flags.DEFINE_bool("copy", False, "draw: digits of the held-out data, looked at")
 
 
 def load(folder: pathlib.Path) -> tuple[Task, TrainState, int]:
@@ -63,18 +71,52 @@ def write_text(task: HandwritingTask, state: TrainState, rng: jax.Array, out: pa
             tell(f"not finished, the pen lost its way: {line.text!r}")
 
 
-USES: dict[str, Callable[..., None]] = {"handwriting": write_text}  # by the task of the run
+def draw_digits(task: DrawTask, state: TrainState, rng: jax.Array, out: pathlib.Path) -> None:
+    """DRAW: --num digits, of its own or (--copy) of the held-out ones, drawn to `out`."""
+    draw = task.copy if _COPY.value else task.imagine
+    glimpses.write(out, draw(state.params, rng, _NUM.value), title=f"seed {_SEED.value}")
+
+
+class Use(NamedTuple):
+    """What is done with the run of a task, which flags it alone has, where to by default."""
+
+    run: Callable[..., None]
+    flags: tuple[str, ...]
+    out: str
+
+
+USES = {  # by the task of the run
+    "handwriting": Use(write_text, ("text", "bias"), "sample.svg"),
+    "draw": Use(draw_digits, ("num", "copy"), "sample.png"),
+}
+
+
+def use_of(name: str) -> Use:
+    """The use of the task called `name`.
+
+    Raises:
+      ValueError: there is none, or a flag is given that belongs to another.
+    """
+    if name not in USES:
+        raise ValueError(f"sample.py does nothing with a run of {name}; known: {', '.join(USES)}")
+    for other, use in USES.items():
+        for flag in use.flags:
+            if other != name and not flags.FLAGS[flag].using_default_value:
+                raise ValueError(f"--{flag} is for {other}, and the run is one of {name}")
+    return USES[name]
 
 
 def main(_: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     keep_compiled()
-    out = pathlib.Path(_OUT.value)
     try:
+        folder = pathlib.Path(_WORKDIR.value)
+        use = use_of(workdir.read(folder).config["task"])
+        out = pathlib.Path(_OUT.value or use.out)
         if not out.parent.is_dir():
             raise ValueError(f"there is no folder {out.parent} to write {out.name} to")
-        task, state, step = load(pathlib.Path(_WORKDIR.value))
-        USES[task.name](task, state, jax.random.key(_SEED.value), out)
+        task, state, step = load(folder)
+        use.run(task, state, jax.random.key(_SEED.value), out)
     except (CheckpointError, ValueError) as error:
         tell(f"error: {error}")
         return EXIT_REFUSED

@@ -91,14 +91,22 @@ def write_json(path: str | os.PathLike, obj: object) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Replaces `path` by `text` (UTF-8): after a crash there is the old file or the new one."""
+    """Replaces `path` by `text` (UTF-8), as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Replaces `path` by `content`: after a crash there is the old file or the new one."""
     path = pathlib.Path(path)
     partial = path.with_name(path.name + ".tmp")
-    with open(partial, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     sync(path.parent)
 
 

@@ -21,6 +21,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
+from lnjax.training.manifest import write_bytes
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -153,7 +155,7 @@ def write(
         content = _gif(page, title, seconds)
     else:
         content = _svg(page, texts, title, None if suffix == ".svg" else seconds)
-    _replace(path, content)
+    write_bytes(path, content)
 
 
 def sheet(path: str | os.PathLike[str], rows: Iterable[tuple], *, title: str) -> None:
@@ -199,7 +201,7 @@ def sheet(path: str | os.PathLike[str], rows: Iterable[tuple], *, title: str) ->
     for block in blocks:
         paper.paste(block, (SPACE, top))
         top += block.height + SPACE
-    _replace(path, _png(paper, "Title", _NOT_XML.sub("\ufffd", title)))
+    write_bytes(path, _png(paper, "Title", _NOT_XML.sub("\ufffd", title)))
 
 
 def _box(strokes: list[np.ndarray]) -> np.ndarray:
@@ -388,13 +390,3 @@ def _png(picture: "Image", keyword: str, text: str) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", dpi=(PNG_DPI, PNG_DPI), pnginfo=information)
     return buffer.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file in one step, so that a reader sees the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
