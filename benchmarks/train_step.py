@@ -53,6 +53,12 @@ VARIED: dict[str, dict[str, list[Any]]] = {
         "norm": ["batch", "weight", "none"],
         "steps_per_call": [5],
     },
+    "draw": {
+        "batch_size": [16, 32, 128],
+        "glimpses": [4, 16],
+        "attention": [False],
+        "norm": ["none"],
+    },
 }
 
 

@@ -26,8 +26,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.glimpses = 8
     config.attention = True  # False: read and write the whole image at every glimpse
     config.read_size = 5  # N of the N x N filters of the window that reads
-    config.write_size = 5  # and of the one that writes; without attention neither is used
-    config.init_std = 0.01  # of the Gaussian that the kernels start with
+    config.write_size = 8  # and of the one that writes; without attention neither is used
+    config.init_std = 0.05  # of the Gaussian that the kernels start with
     config.importance_samples = 0  # of L_K in evaluation (see tasks/draw/bound.py); 0 or 1: none
     config.eval_split = "validation"
 
@@ -45,6 +45,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.glimpses = 64
         config.read_size = 2
         config.write_size = 5
+        config.init_std = 0.01
         config.eval_split = "test"
     elif variant == "smoke":
         config.num_steps = 20

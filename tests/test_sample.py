@@ -80,6 +80,7 @@ def written(reference, folder, damaged):
         "no run": call("x6.svg", workdir=f"--workdir={folder / 'nothing'}"),
         "no checkpoint": call("x7.svg", workdir=f"--workdir={empty}"),
         "no text": call("x8.svg")[:2],
+        "a flag of draw": call("x9.svg", "--num=3"),
     }
     before = runs.contents(reference), runs.contents(damaged[0])
     done = runs.run(["-c", SEVERAL, json.dumps(list(calls.values()))])
@@ -145,6 +146,7 @@ def test_a_damaged_checkpoint_is_passed_over(written, folder, damaged):
         ("unknown characters", ["cannot write '5', '\u00e9'", "abcdefghijklmnopqrstuvwxyz"]),
         ("empty", ["there is no text to write"]),
         ("no text", ['--text="any line"']),
+        ("a flag of draw", ["--num is for draw, and the run is one of handwriting"]),
         ("negative bias", ["bias=-1"]),
         ("suffix", ["x4.bmp", ".animated.svg, .svg, .png, .gif"]),
         ("no folder", ["nowhere", "x5.svg"]),
@@ -157,7 +159,7 @@ def test_refusals(written, folder, name, parts):
     assert code == 2 and out == ""
     (line,) = [line for line in err.splitlines() if not line.startswith("not finished")]
     assert line.startswith("error: ") and all(part in line for part in parts)
-    assert not list(folder.rglob("x[1-8].*"))
+    assert not list(folder.rglob("x[1-9].*"))
     assert not (folder / "nothing").exists()
     assert not (folder / "no-checkpoint/checkpoints").exists()
 

@@ -79,7 +79,11 @@ class DrawTask(TaskDefaults):
         *,
         train: bool,
     ) -> tuple[Array, LossAux]:
-        """Nats per image. Batch: see `collate_images`; each image gets one sample of z."""
+        """Nats per image, each with one sample of z.
+
+        Batch: image (batch, B, A, 1) of 0 and 1, mask (batch,) bool, and for evaluation index
+        (batch,) int32, the place in the split.
+        """
         images, mask = self._images(batch), batch["mask"]
 
         def nats(rng: PRNGKey) -> tuple[Array, Array, Array]:
@@ -204,32 +208,34 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> DrawTask:
 def make_data(config: Any) -> TaskData:
     """Prepares the digits (once per machine) and cuts them into batches."""
     # Here, not at the head: drawing with a trained network needs no data set and no reader.
+    from lnjax.data import columns, pipeline, preparation
     from lnjax.data.binarized_mnist import BinarizedMnist
-
-    from lnjax.data import pipeline, preparation
 
     prepared = preparation.prepare(BinarizedMnist, config.data, manual_dir=config.data_dir or None)
     splits = prepared.splits
     if config.eval_split not in splits:
         raise ValueError(f"eval_split={config.eval_split!r} is not known; there are {list(splits)}")
-    held_out = splits[config.eval_split]
-    indexed = [{**example, "index": index} for index, example in enumerate(held_out)]
-    kept = [held_out[row]["image"][..., 0] for row in range(min(NUM_HELD_OUT, len(held_out)))]
+    train, held_out = (columns.stacked(splits[name]) for name in ("train", config.eval_split))
+    num = columns.num_rows(held_out)
+    indexed = {**held_out, "index": np.arange(num, dtype=np.int32)}
+    kept = held_out["image"][:NUM_HELD_OUT, ..., 0]
     return TaskData(
         train=pipeline.train_batches(
-            splits["train"],
+            range(columns.num_rows(train)),
             seed=config.seed,
             batch_size=config.batch_size,
-            collate=collate_images,
+            collate=columns.take_rows(train),
         ),
         evals={
             "eval": pipeline.eval_batches(
-                indexed, batch_size=config.eval_batch_size, collate=collate_images
+                range(num), batch_size=config.eval_batch_size, collate=columns.take_rows(indexed)
             )
         },
         fingerprint=pipeline.fingerprint(prepared, seed=config.seed, batch_size=config.batch_size),
-        spec={"shape": list(kept[0].shape), "held_out": [pack(image) for image in kept]},
-        baselines={"nats of independent pixels": independent_pixels(splits["train"], held_out)},
+        spec={"shape": list(kept.shape[1:]), "held_out": [pack(image) for image in kept]},
+        baselines={
+            "nats of independent pixels": independent_pixels(train["image"], held_out["image"])
+        },
     )
 
 
@@ -238,36 +244,17 @@ def draw_samples(path: str | os.PathLike, samples: Sequence[Drawn], *, title: st
     drawing.sheet(path, samples, title=title)
 
 
-def collate_images(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Images as one batch.
-
-    Returns:
-      image (batch, B, A, 1) uint8 of 0 and 1, mask (batch,) bool; and index (batch,) int32, the
-      place in the split, where the examples have one.
-    """
-    batch = {
-        "image": np.stack([example["image"] for example in examples]),
-        "mask": np.ones(len(examples), bool),
-    }
-    if "index" in examples[0]:
-        batch["index"] = np.array([example["index"] for example in examples], np.int32)
-    return batch
-
-
-def independent_pixels(
-    train: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]
-) -> float:
+def independent_pixels(train: np.ndarray, held_out: np.ndarray) -> float:
     """Nats per held-out image if every pixel were on as often as in the training images.
 
     The trivial predictor that every figure is to be read against. One image more that is all ink
     and one that is blank are counted, so that no pixel is impossible (Laplace's rule).
+
+    Args:
+      train, held_out: (N, ...) of 0 and 1, each with its own N.
     """
-
-    def count(source: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        return sum(np.asarray(example["image"], np.int64) for example in source)
-
-    mean = (count(train) + 1) / (len(train) + 2)
-    on = count(held_out) / len(held_out)
+    mean = (train.sum(axis=0, dtype=np.int64) + 1) / (len(train) + 2)
+    on = held_out.mean(axis=0, dtype=np.float64)
     return float(-np.sum(on * np.log(mean) + (1 - on) * np.log1p(-mean)))
 
 

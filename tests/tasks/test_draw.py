@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import draw as config_file
 from tasks import draw
-from tasks.draw import DrawTask, bound, collate_images, pack, unpack
+from tasks.draw import DrawTask, bound, pack, unpack
 from tests import oracles, trees
 from tests.jaxprs import equations
 from tests.tasks import draw_oracle
@@ -445,29 +445,15 @@ def test_packed_images_are_the_images(rng):
 
 
 def test_independent_pixels_is_the_mean_over_images(rng):
-    train = [{"image": rng.integers(0, 2, (3, 4, 1))} for _ in range(5)]
-    train[0]["image"][0] = train[1]["image"][0] = 1
-    held_out = [{"image": rng.integers(0, 2, (3, 4, 1))} for _ in range(7)]
+    train, held_out = (rng.integers(0, 2, (n, 3, 4, 1)).astype(np.uint8) for n in (5, 7))
+    train[:, 0], train[:, 1] = 1, 0  # always and never on
     total = 0.0
-    for example in held_out:
+    for image in held_out:
         for a, b in itertools.product(range(3), range(4)):
-            times = sum(int(other["image"][a, b, 0]) for other in train)
+            times = sum(int(other[a, b, 0]) for other in train)
             rate = (times + 1) / (5 + 2)
-            total -= math.log(rate if example["image"][a, b, 0] else 1 - rate)
+            total -= math.log(rate if image[a, b, 0] else 1 - rate)
     assert draw.independent_pixels(train, held_out) == pytest.approx(total / 7, rel=1e-12)
-
-
-def test_a_batch_of_images(rng):
-    examples = [{"image": rng.integers(0, 2, (*SHAPE, 1)).astype(np.uint8)} for _ in range(3)]
-    batch = collate_images(examples)
-    assert {name: (leaf.shape, leaf.dtype) for name, leaf in batch.items()} == {
-        "image": ((3, *SHAPE, 1), np.uint8),
-        "mask": ((3,), bool),
-    }
-    assert batch["mask"].all()
-    np.testing.assert_array_equal(batch["image"][2], examples[2]["image"])
-    indexed = collate_images([{**example, "index": n + 7} for n, example in enumerate(examples)])
-    assert indexed["index"].tolist() == [7, 8, 9] and indexed["index"].dtype == np.int32
 
 
 def make_config(**changes):
@@ -491,9 +477,8 @@ def test_data_of_a_run(monkeypatch, rng):
     assert [batch["mask"].sum() for batch in batches] == [4, 4, 4, 4, 2]
     assert [int(n) for batch in batches for n in batch["index"][batch["mask"]]] == [*range(18)]
     np.testing.assert_array_equal(batches[-1]["image"][1], splits["validation"][17]["image"])
-    assert list(data.baselines.values()) == [
-        draw.independent_pixels(splits["train"], splits["validation"])
-    ]
+    images = [np.stack([row["image"] for row in splits[name]]) for name in ("train", "validation")]
+    assert list(data.baselines.values()) == [draw.independent_pixels(*images)]
     assert data.spec["shape"] == list(SHAPE) and len(data.spec["held_out"]) == 16
     for line, example in zip(data.spec["held_out"], splits["validation"], strict=False):
         np.testing.assert_array_equal(unpack(line, SHAPE), example["image"][..., 0])
