@@ -22,7 +22,7 @@ from tasks.draw import bound, drawing
 from tasks.draw.drawing import Drawn
 from tasks.draw.network import DrawNetwork, Traced
 
-NORMS = {"layer": "layer", "rms": "rms", "none": None}
+NORMS: Mapping[str, Norm] = {"layer": "layer", "rms": "rms", "none": None}
 LEAST = {  # keys of the config that are numbers of something
     **dict.fromkeys(("latents", "glimpses"), 1),
     **dict.fromkeys(("features", "read_size", "write_size"), 2),
@@ -49,7 +49,7 @@ class DrawTask(TaskDefaults):
     dtype: str
     importance_samples: int
     name: str = "draw"
-    rng_streams: tuple[str, ...] = ("latent",)
+    rng_streams = ("latent",)
 
     @property
     def network(self) -> DrawNetwork:
@@ -154,26 +154,31 @@ class DrawTask(TaskDefaults):
 @partial(jax.jit, static_argnames=("task", "num"))
 def _generate(params: Params, rng: PRNGKey, *, task: DrawTask, num: int) -> Traced:
     z = jax.random.normal(rng, (task.glimpses, num, task.latents))
-    return task.network.apply({"params": params}, z, method="generate")
+    traced: Any = task.network.apply({"params": params}, z, method="generate")
+    return traced
 
 
 @partial(jax.jit, static_argnames=("task",))
 def _reconstruct(params: Params, images: Array, rng: PRNGKey, *, task: DrawTask) -> Traced:
     noise = jax.random.normal(rng, (task.glimpses, len(images), task.latents))
     images = images.astype(noise.dtype)
-    return task.network.apply({"params": params}, images, noise, method="reconstruct")
+    traced: Any = task.network.apply({"params": params}, images, noise, method="reconstruct")
+    return traced
 
 
 def _drawn(traced: Traced, images: np.ndarray | None) -> list[Drawn]:
-    traced = jax.device_get(traced._replace(canvases=jax.nn.sigmoid(traced.canvases)))
+    pictures = np.asarray(jax.nn.sigmoid(traced.canvases))
+    written, seen = (
+        None if frames is None else np.asarray(frames) for frames in (traced.write, traced.read)
+    )
     return [
         Drawn(
-            pictures=traced.canvases[:, row],
-            write=None if traced.write is None else traced.write[:, row],
-            read=None if traced.read is None else traced.read[:, row],
+            pictures=pictures[:, row],
+            write=None if written is None else written[:, row],
+            read=None if seen is None else seen[:, row],
             original=None if images is None else images[row],
         )
-        for row in range(traced.canvases.shape[1])
+        for row in range(pictures.shape[1])
     ]
 
 

@@ -288,6 +288,17 @@ def test_importance_weights_are_for_evaluation_and_on_request(rng, num, train):
     assert set(sums) == {"loss", "nats", "reconstruction", "kl"}
 
 
+def test_many_importance_samples_take_no_more_memory(rng):
+    params, batch = random_params(TASK, rng), make_batch(rng)
+    taken = []
+    for num in (2, 500):
+        task = dataclasses.replace(TASK, importance_samples=num)
+        compiled = loss.lower(task, params, batch).compile()
+        taken.append(compiled.memory_analysis().temp_size_in_bytes)
+    a_weight_each = 4 * 500 * B
+    assert taken[1] < taken[0] + 4 * a_weight_each  # and its key
+
+
 @jax.jit
 def value_and_gradients(params, batch):
     def value(params):
