@@ -11,27 +11,27 @@ grid on an image B high and A wide:
     \mathrm{read}(x) &= \gamma\, F_Y\, x\, F_X^\top, \qquad
         \mathrm{write}(w) = \gamma^{-1} F_Y^\top w\, F_X
 
-for filters i = 1..N and pixels a = 1..A; each :math:`Z` makes its row of filters sum to one.
-
-Far outside the image, or with filters much narrower than a pixel, every term of Z underflows.
-Public implementations add 1e-4 to Z, with which such rows fade to nothing, narrow filters that
-stand between two pixels too. Here the equation holds everywhere, because terms and Z are taken
-relative to the term of the nearest pixel, so that Z is at least one: a filter outside reads the
-border nearest to it. The five numbers are clipped to +-10, beyond any use (a window 5 images away,
-filters of 0.007 or 148 pixels), so that no value or gradient overflows.
+for filters i = 1..N and pixels a = 1..A. Each :math:`Z` makes its row of filters sum to one, in
+theory: far outside the image, or where a filter much narrower than a pixel stands between two, all
+of its terms underflow. Public implementations therefore add 1e-4 to Z, and so does this one. Rows
+inside the image then sum to one but for that; a filter that sees nothing fades to zero, instead of
+reading and painting the border nearest to it. (Measured too: the exact quotient, taken relative to
+the nearest pixel, was worse in each of five pairs of runs on the embedded digits, by 1 to 10 nats.)
+The five numbers are clipped to +-10, beyond any use (a window 5 images away, filters of 0.007 or
+148 pixels), so that no value or gradient overflows.
 
 Everything here is computed in the dtype of the five numbers, float32 at least.
 """
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from lnjax.typing import Array
 
 NUM_PARAMETERS = 5
 LIMIT = 10.0  # of each of the five
+FLOOR = 1e-4  # added to Z
 
 
 class Window(NamedTuple):
@@ -64,17 +64,13 @@ def window(parameters: Array, size: int, shape: tuple[int, int]) -> Window:
 
 
 def filters(center: Array, stride: Array, variance: Array, size: int, extent: int) -> Array:
-    """F (..., size, extent) of one direction; every row sums to one. Arguments: (...)."""
+    """F (..., size, extent) of one direction. Arguments: (...)."""
     offsets = jnp.arange(1, size + 1, dtype=center.dtype) - (size + 1) / 2
     means = center[..., None] + _outer(stride, offsets)
     pixels = jnp.arange(1, extent + 1, dtype=center.dtype).reshape((1,) * means.ndim + (extent,))
-    means, variance = means[..., None], variance[..., None, None]
-    nearest = jax.lax.stop_gradient(jnp.clip(jnp.round(means), 1, extent))
-    # (a - mean)^2 - (nearest - mean)^2, which is not negative. Not as two squares, and not by a
-    # softmax: far away they are so large that two roundings of one of them differ by thousands.
-    excess = (pixels - nearest) * (pixels + nearest - 2 * means)
-    terms = jnp.exp(-excess / (2 * variance))
-    return terms / jnp.sum(terms, axis=-1, keepdims=True)
+    distance = jnp.square(pixels - means[..., None])
+    terms = jnp.exp(-distance / (2 * variance[..., None, None]))
+    return terms / (jnp.sum(terms, axis=-1, keepdims=True) + FLOOR)
 
 
 def read(images: Array, at: Window, size: int) -> Array:

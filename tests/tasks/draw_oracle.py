@@ -13,13 +13,11 @@ def filter_bank(center, stride, variance, size, extent):
     bank = np.zeros((size, extent))
     for i in range(1, size + 1):
         mean = center + (i - size / 2 - 0.5) * stride
-        exponents = [-((a - mean) ** 2) / (2 * variance) for a in range(1, extent + 1)]
-        total = 0.0
-        for exponent in exponents:
-            # From the greatest one down: the quotient is the same, and never 0 / 0.
-            total += math.exp(exponent - max(exponents))
+        total = 1e-4
         for a in range(1, extent + 1):
-            bank[i - 1, a - 1] = math.exp(exponents[a - 1] - max(exponents)) / total
+            total += math.exp(-((a - mean) ** 2) / (2 * variance))
+        for a in range(1, extent + 1):
+            bank[i - 1, a - 1] = math.exp(-((a - mean) ** 2) / (2 * variance)) / total
     return bank
 
 

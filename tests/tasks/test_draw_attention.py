@@ -48,53 +48,60 @@ def test_filters_reading_and_writing_are_the_equations(x64, rng):
         back = at.rows.T @ patches[0] @ at.columns / at.gamma
         np.testing.assert_allclose(written[n], back, **near)
         np.testing.assert_allclose(frame[n], at.frame, **near)
-    # Not one of them stands where another does.
-    assert len(np.unique(np.round(rows[:, 0], 6), axis=0)) >= 5
+    # Only filters that see nothing are alike.
+    assert len(np.unique(np.round(rows[:, 0], 6), axis=0)) >= 4
 
 
-def test_every_filter_sums_to_one_wherever_it_stands(rng):
-    places = jnp.float32([*PLACES.values(), *rng.normal(0, 30, (40, 5))])
-    rows, columns, *_ = look(places, jnp.ones((len(places), 2, *SHAPE)))
+def test_filters_inside_sum_to_one_and_outside_to_nothing(rng):
+    numbers = [*PLACES.values(), *rng.normal(0, 30, (40, 5))]
+    rows, columns, *_ = look(jnp.float32(numbers), jnp.ones((len(numbers), 2, *SHAPE)))
     for bank in (rows, columns):
-        np.testing.assert_allclose(np.sum(bank, axis=-1), 1, rtol=1e-6)
+        sums = np.sum(bank, axis=-1)
+        assert sums.min() >= 0 and sums.max() <= 1
+        by_name = dict(zip(PLACES, sums, strict=False))
+        for name in ("start", "usual", "wide"):
+            np.testing.assert_allclose(by_name[name], 1, rtol=2e-3)
+        for name in ("outside", "between two pixels", "far and narrow"):
+            np.testing.assert_allclose(by_name[name], 0, atol=1e-6)
 
 
 def test_a_constant_image_is_read_as_gamma_times_it():
-    places = jnp.float32(list(PLACES.values()))
-    _, _, seen, _, _ = look(places, jnp.full((len(places), 2, *SHAPE), 0.5))
-    for patch, place in zip(seen, PLACES.values(), strict=True):
-        np.testing.assert_allclose(patch, 0.5 * np.exp(place[-1]), rtol=1e-5)
+    names = ("start", "usual", "wide")
+    places = jnp.float32([PLACES[name] for name in names])
+    _, _, seen, _, _ = look(places, jnp.full((len(names), 2, *SHAPE), 0.5))
+    for patch, name in zip(seen, names, strict=True):
+        np.testing.assert_allclose(patch, 0.5 * np.exp(PLACES[name][-1]), rtol=2e-3)
 
 
 def test_what_is_written_adds_up_to_the_patch_over_gamma(rng):
-    places = jnp.float32(list(PLACES.values()))
-    patch = jnp.float32(rng.normal(size=(len(places), 3, 3)))
+    places = jnp.float32([PLACES[name] for name in ("start", "usual", "wide")])
+    patch = jnp.float32(rng.normal(size=(3, 3, 3)))
     added = attention.write(patch, attention.window(places, 3, SHAPE), SHAPE)
     want = patch.sum(axis=(1, 2)) / np.exp(places[:, -1])
-    np.testing.assert_allclose(added.sum(axis=(1, 2)), want, rtol=1e-4)
+    np.testing.assert_allclose(added.sum(axis=(1, 2)), want, rtol=5e-3)
 
 
 def test_narrow_filters_on_the_pixels_copy_the_image(rng):
     """With as many filters as pixels, each on its own, reading is copying: pixels count from 1."""
-    image = jnp.float32(rng.normal(size=(1, 1, 6, 6)))
+    image = np.float32(rng.normal(size=(1, 1, 6, 6)))
     at = attention.window(jnp.float32([[0, 0, -8, 0, LN(2)]]), 6, (6, 6))
-    np.testing.assert_allclose(attention.read(image, at, 6)[0], 2 * image[0], rtol=1e-5)
-    np.testing.assert_allclose(attention.write(image[:, 0], at, (6, 6)), image[0] / 2, rtol=1e-5)
-    # Half an image to the right and down: the last rows and columns are read again and again.
+    np.testing.assert_allclose(attention.read(image, at, 6)[0], 2 * image[0], rtol=3e-4)
+    np.testing.assert_allclose(attention.write(image[:, 0], at, (6, 6)), image[0] / 2, rtol=3e-4)
+    # To the right and down: what lies beyond the border is nothing, read or written.
     moved = attention.window(jnp.float32([[6 / 7, 2 / 7, -8, 0, 0]]), 6, (6, 6))
-    rows, columns = np.minimum(np.arange(6) + 1, 5), np.minimum(np.arange(6) + 3, 5)
-    np.testing.assert_allclose(
-        attention.read(image, moved, 6)[0, 0], image[0, 0][rows][:, columns], rtol=1e-5
-    )
+    seen = np.pad(image[0, 0, 1:, 3:], ((0, 1), (0, 3)))
+    np.testing.assert_allclose(attention.read(image, moved, 6)[0, 0], seen, rtol=3e-4)
+    added = np.pad(image[0, 0, :-1, :-3], ((1, 0), (3, 0)))
+    np.testing.assert_allclose(attention.write(image[:, 0], moved, (6, 6))[0], added, rtol=3e-4)
 
 
-def test_a_window_outside_reads_the_nearest_border(rng):
+def test_a_window_outside_sees_and_paints_nothing(rng):
     """Where every term of Z underflows: exp(-(a - mu)^2 / 2 s2) is zero in float32 here."""
     image = rng.normal(size=(1, 1, *SHAPE))
     at = attention.window(jnp.float32([[-8, 8, -2, -2, 0]]), 3, SHAPE)
     assert np.exp(-np.square(np.float32(at.x[0] - 1)) / (2 * at.variance[0])) == 0
-    seen = attention.read(jnp.float32(image), at, 3)
-    np.testing.assert_allclose(seen[0, 0], np.full((3, 3), image[0, 0, -1, 0]), rtol=1e-6)
+    assert not np.any(attention.read(jnp.float32(image), at, 3))
+    assert not np.any(attention.write(jnp.ones((1, 3, 3)), at, SHAPE))
 
 
 @jax.jit
