@@ -3,9 +3,11 @@
 A line of text is an image: 784 digits 0 or 1, row by row, with a space between two and a line feed
 at the end, so every image has the same 1,568 bytes and a file is read without looking for lines.
 The binarization was drawn once and published: the files must be these (a transposed or another
-binarization has the same form). Nothing here writes.
+binarization has the same form). They are found under their own names, or under those that TFDS gave
+them when it downloaded them. Nothing here writes.
 """
 
+import base64
 import hashlib
 from pathlib import Path
 
@@ -35,7 +37,8 @@ def read_folder(manual_dir: Path | None) -> dict[str, dict[str, np.ndarray]]:
     """Reads and checks the three files.
 
     Args:
-        manual_dir: the folder of the files, or its parent with a folder `binarized_mnist` in it.
+        manual_dir: the folder of the files, or its parent with a folder `binarized_mnist` in it;
+            also the `downloads` of TFDS.
 
     Returns: by split `image` (N, 28, 28, 1) uint8 of 0 and 1.
     Raises: DataError for the first thing that cannot be used.
@@ -83,11 +86,19 @@ def find_files(manual_dir: Path | None) -> dict[str, Path]:
         )
     inside = manual_dir / "binarized_mnist"
     base = inside if inside.is_dir() else manual_dir
-    paths = {split: base / file for split, file in FILES.items()}
-    missing = [path.name for path in paths.values() if not path.is_file()]
+    paths = {split: _find(base, split) for split in FILES}
+    missing = [FILES[split] for split, path in paths.items() if path is None]
     if missing:
         raise DataError(f"{base}: {', '.join(missing)} not found; expected these files:\n{tree}")
-    return paths
+    return {split: path for split, path in paths.items() if path is not None}
+
+
+def _find(base: Path, split: str) -> Path | None:
+    """The file of a split; where both are there, the one under its own name."""
+    # TFDS names what it downloads by the shortened address and the digest of the content.
+    digest = base64.urlsafe_b64encode(bytes.fromhex(PUBLISHED[split])).decode().rstrip("=")
+    found = (base / FILES[split], *sorted(base.glob(f"*{digest}.amat")))
+    return next((path for path in found if path.is_file()), None)
 
 
 def parse(path: Path, content: bytes, number: int) -> np.ndarray:

@@ -71,6 +71,18 @@ def test_parent_folder_and_key(folder, tmp_path):
     assert amat.source_key(tmp_path) != key
 
 
+def test_files_that_tfds_downloaded(folder):
+    from tensorflow_datasets.core.download.resource import get_dl_fname
+
+    key = amat.source_key(folder.base)
+    for split, file in amat.FILES.items():
+        url = f"http://host.example/~somebody/public/datasets/binarized_mnist/{file}"
+        folder.path(split).rename(folder.base / get_dl_fname(url, amat.PUBLISHED[split]))
+    for split, columns in amat.read_folder(folder.base).items():
+        assert np.array_equal(columns["image"], folder.images[split])
+    assert amat.source_key(folder.base) != key
+
+
 # ---- what is refused ---------------------------------------------------------------------------
 
 
