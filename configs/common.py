@@ -12,7 +12,9 @@ def get_config() -> ConfigDict:
     config.eval_batch_size = 100  # examples per evaluation batch, over all devices
     config.learning_rate = 1e-3  # of Adam, at the start
     config.schedule = "constant"  # "constant" or "cosine" (down to a tenth at num_steps)
-    config.clip_norm = 10.0  # global norm of the gradient above which it is scaled; 0: never
+    config.adam = "corrected"  # or "authors": as their code, with early updates up to 6.6 times it
+    config.clip_norm = 10.0  # bound of the gradient's norm, above which it is scaled; 0: none
+    config.clip = "global"  # or "per_tensor"; or "reader", its odd rule (see training/links.py)
     config.norm = "layer"  # "layer" or "none"; a task may know more
     config.dtype = "float32"  # of products and activations; parameters and statistics: float32
     config.log_steps = 50  # write training metrics every so many steps

@@ -303,6 +303,8 @@ PAPER = "--config=configs/handwriting.py:paper"
         ((runs.SMOKE, "--config.data=imaginary"), "'imaginary'"),
         ((runs.SMOKE, "--config.schedule=linear"), "'constant' or 'cosine'"),
         ((runs.SMOKE, "--config.nonfinite=ignore"), "'stop' or 'skip'"),
+        ((runs.SMOKE, "--config.adam=wrong"), "'corrected' or 'authors'"),
+        ((runs.SMOKE, "--config.clip=value"), "'global' or 'per_tensor' or 'reader'"),
         ((runs.SMOKE, "--config.mesh.data=64"), "mesh.data=64"),
         ((runs.SMOKE, "--config.batch_size=0"), "at least 1"),
         ((runs.SMOKE, "--config.steps_per_call=3"), "multiple of steps_per_call=3"),

@@ -1,15 +1,42 @@
 """The optimizer of a run, as an optax chain made from the keys that every config has.
 
-What is about updates is a link here, never an argument of the train step.
+What is about updates is a link here, never an argument of the train step. Links that optax does
+not have are in `links`.
 """
 
 from typing import Any
 
 import optax
 
+from lnjax.training.links import (
+    clip_by_root_of_global_norm,
+    clip_by_tensor_norm,
+    scale_by_uncorrected_adam,
+)
+
 # optax.apply_if_finite lets the non-finite update through after this many in a row: a run whose
 # every batch is broken should be seen to be broken.
 MAX_SKIPPED_IN_A_ROW = 20
+
+# config.clip: what clip_norm is the bound of.
+CLIPS = {
+    "global": optax.clip_by_global_norm,  # the norm over all parameters
+    "per_tensor": clip_by_tensor_norm,  # the norm of each array, as order embeddings
+    "reader": clip_by_root_of_global_norm,  # the root of the norm, as the attentive reader
+}
+
+# config.adam: how its running means are corrected for having started at zero.
+ADAMS = {
+    "corrected": optax.scale_by_adam,
+    "authors": scale_by_uncorrected_adam,  # practically not, as order embeddings, skip-thoughts
+}
+
+
+def _choice(key: str, value: str, known: dict[str, Any]) -> Any:
+    if value not in known:
+        choices = " or ".join(repr(name) for name in known)
+        raise ValueError(f"{key}={value!r} is not known; choose {choices}")
+    return known[value]
 
 
 def learning_rate(config: Any) -> optax.Schedule:
@@ -22,19 +49,23 @@ def learning_rate(config: Any) -> optax.Schedule:
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """Adam under a global-norm clip.
+    """Adam under a clip.
 
     Args:
-      config: with `learning_rate`, `schedule`, `num_steps`, `clip_norm` (0: no clipping) and
-        `nonfinite` ("stop": the loop ends the run; "skip": such an update is left out).
+      config: with `learning_rate`, `schedule`, `num_steps`, `clip` (see CLIPS), `clip_norm` (0: no
+        clipping), `adam` (see ADAMS) and `nonfinite` ("stop": the loop ends the run; "skip": such
+        an update is left out, and the moments stay as they were).
 
     Raises:
       ValueError: a value is not one of the known ones.
     """
     if not config.clip_norm >= 0:
         raise ValueError(f"clip_norm={config.clip_norm} must be positive, or 0 for no clipping")
-    links = [] if config.clip_norm == 0 else [optax.clip_by_global_norm(config.clip_norm)]
-    tx = optax.chain(*links, optax.adam(learning_rate(config)))
+    clip, adam = _choice("clip", config.clip, CLIPS), _choice("adam", config.adam, ADAMS)
+    clips = [] if config.clip_norm == 0 else [clip(config.clip_norm)]
+    rate = optax.scale_by_learning_rate(learning_rate(config))
+    # Nested as optax.adam is, for the checkpoints of runs that were made with that.
+    tx = optax.chain(*clips, optax.chain(adam(), rate))
     if config.nonfinite == "stop":
         return tx
     if config.nonfinite == "skip":

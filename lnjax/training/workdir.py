@@ -36,6 +36,10 @@ MAY_CHANGE = frozenset(
     }
 )
 
+# Keys that configs have gained, with the value that does what runs from before them did. Without
+# it such a run could not go on: it would seem to have had another value.
+ADDED = {"adam": "corrected", "clip": "global"}
+
 
 class Description(NamedTuple):
     """What a run's folder says of it."""
@@ -81,7 +85,7 @@ def refuse_changed_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> N
     path = workdir / "config.json"
     if not path.exists():
         return
-    saved = _load(path)
+    saved = {key: value for key, value in ADDED.items() if key in config} | _load(path)
     # The cosine ends at num_steps: with another number every rate would be another.
     may_change = MAY_CHANGE - (set() if config["schedule"] == "constant" else {"num_steps"})
     changed = [
@@ -145,7 +149,7 @@ def read(workdir: pathlib.Path) -> Description:
             f"{workdir} holds no run ({error.filename} is missing); train one there first"
         ) from None
     batch = {name: jax.ShapeDtypeStruct(*leaf) for name, leaf in data["batch"].items()}
-    return Description(config, data["spec"], batch)
+    return Description(ADDED | config, data["spec"], batch)
 
 
 def _load(path: pathlib.Path) -> dict[str, Any]:

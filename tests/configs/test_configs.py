@@ -85,8 +85,8 @@ def test_variants(name):
 
 def test_keys_that_every_config_has():
     assert set(
-        "seed num_steps batch_size learning_rate clip_norm norm dtype log_steps eval_steps"
-        " checkpoint_steps steps_per_call mesh data_dir nonfinite".split()
+        "seed num_steps batch_size learning_rate adam clip_norm clip norm dtype log_steps"
+        " eval_steps checkpoint_steps steps_per_call mesh data_dir nonfinite".split()
     ) <= set(common.get_config())
 
 
