@@ -38,7 +38,7 @@ def clip_by_root_of_global_norm(threshold: float) -> optax.GradientTransformatio
 
     def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         del params
-        root = jnp.sqrt(optax.global_norm(updates))
+        root = jnp.sqrt(optax.tree.norm(updates))
         scale = jnp.where(root <= threshold, 1.0, threshold / root)
         return jax.tree.map(lambda leaf: (leaf * scale).astype(leaf.dtype), updates)
 

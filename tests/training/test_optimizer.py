@@ -136,7 +136,7 @@ def test_each_rule_of_clipping_on_two_arrays():
     for norm, left in ((99.0, 99.0), (101.0, 10 * np.sqrt(101.0)), (1e4, 1000.0)):
         gradients = {"a": jnp.full(2, norm * 0.6 / np.sqrt(2.0)), "b": jnp.full((1, 1), norm * 0.8)}
         got = run(rule, gradients)
-        np.testing.assert_allclose(optax.global_norm(got), left, rtol=1e-5)
+        np.testing.assert_allclose(optax.tree.norm(got), left, rtol=1e-5)
         np.testing.assert_allclose(got["b"][0, 0] / got["a"][0], 0.8 / 0.6 * np.sqrt(2), rtol=1e-5)
     zeros = {"a": jnp.zeros(2)}
     np.testing.assert_array_equal(run(rule, zeros)["a"], [0.0, 0.0])
@@ -182,8 +182,10 @@ def test_moments_and_updates_keep_the_dtype_of_their_parameters(adam_form):
     params = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.ones(2)}
     state = tx.init(params)
     change, after = tx.update(params, state, params)
-    assert jax.tree.map(jnp.dtype, change) == jax.tree.map(jnp.dtype, params)
-    assert jax.tree.map(jnp.dtype, after) == jax.tree.map(jnp.dtype, state)
+    for got, like in ((change, params), (after, state)):
+        assert jax.tree.map(lambda a, b: a.dtype == b.dtype, got, like) == jax.tree.map(
+            lambda _: True, like
+        )
 
 
 # ---- updates that are not finite ---------------------------------------------------------------
