@@ -4,7 +4,8 @@
     python -m lnjax.data prepare --task handwriting --config real --manual_dir /data/iam
     python -m lnjax.data check   --task handwriting --config real --manual_dir /data/iam
 
-The data sets: handwriting (IAM-OnDB), digits (MNIST), fashion_mnist, cifar10, binarized_mnist.
+The data sets: handwriting (IAM-OnDB), digits (MNIST), fashion_mnist, cifar10, binarized_mnist,
+senteval (SICK, MR, CR, SUBJ, MPQA).
 `prepare` fills the cache ($LNJAX_DATA_DIR, else $TFDS_DATA_DIR, else ~/.cache/lnjax), `check`
 writes nothing. Both print the number of records of each split beside the expected one. Exit code 2:
 the data cannot be used, the reason on stderr.
@@ -21,10 +22,11 @@ from lnjax.data.errors import DataError
 from lnjax.data.fashion_mnist import FashionMnist
 from lnjax.data.handwriting import Handwriting
 from lnjax.data.preparation import cache_dir, check, prepare
+from lnjax.data.senteval import Senteval
 
 BUILDERS = {
     builder.name: builder
-    for builder in (Handwriting, Digits, FashionMnist, Cifar10, BinarizedMnist)
+    for builder in (Handwriting, Digits, FashionMnist, Cifar10, BinarizedMnist, Senteval)
 }
 
 

@@ -42,7 +42,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     @classmethod
     @abc.abstractmethod
     def statistics(cls, train: Sequence[Example]) -> dict[str, Any]:
-        """Facts of the training split, as JSON holds them."""
+        """Facts of the split `train`, as JSON holds them; [] where there is no such split."""
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         return {split: self._generate_examples(split) for split in self.source}

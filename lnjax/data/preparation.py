@@ -295,7 +295,7 @@ def _write_facts(builder: "Builder") -> dict[str, Any]:
         "digest_rule": _DIGEST_RULE,
         "digest": hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest(),
         "split_digests": digests,
-        "statistics": builder.statistics(records["train"]),
+        "statistics": builder.statistics(records.get("train", [])),
     }
     path = Path(builder.data_path) / RECORD_FILE
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
