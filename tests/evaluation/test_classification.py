@@ -45,8 +45,8 @@ def test_folds_of_the_paper_by_hand(monkeypatch):
         assert outer[-1] == (1.0, train, test)  # all equally good: the smallest C, refitted
         inner = outer[:-1]
         assert [C for C, _, _ in inner] == [2.0**power for power in range(9)] * 10
-        held_out = [rows for _, _, rows in inner[::9]]
-        assert sum(held_out, []) == train  # contiguous, each item once
+        held_out = [row for _, _, rows in inner[::9] for row in rows]
+        assert held_out == train  # contiguous, each item once
         assert all(sorted(a + b) == train for _, a, b in inner)
         begin += size
 

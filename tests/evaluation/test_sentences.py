@@ -117,7 +117,7 @@ def test_unknown_names_are_refused_before_anything_is_encoded(toy):
         ValueError, match=r"no set 'mr' of sentences; known: \['classes', 'pairs'\]"
     ):
         evaluate_encoder(encode, ["pairs", "mr"], data=toy)
-    with pytest.raises(ValueError, match="protocol='fast'.*'paper', 'senteval', 'quick'"):
+    with pytest.raises(ValueError, match=r"protocol='fast'.*'paper', 'senteval', 'quick'"):
         evaluate_encoder(encode, ["pairs"], protocol="fast", data=toy)
 
 
