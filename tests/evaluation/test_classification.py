@@ -121,5 +121,5 @@ def test_the_regression_minimizes_its_objective(items):
 
 
 def test_too_few_items():
-    with pytest.raises(ValueError, match="folds"):
+    with pytest.raises(ValueError, match="n_splits=10"):
         fold_accuracies(np.zeros((4, 2)), np.array([0, 1, 0, 1]), PROTOCOLS["paper"])
