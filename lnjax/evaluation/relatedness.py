@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from scipy.stats import rankdata
-from sklearn.utils import shuffle
 
 Array = jax.Array
 
@@ -101,7 +100,9 @@ def fit(
     rng = np.random.RandomState(protocol.seed)
     targets = target_distributions(scores)
     if not protocol.reshuffle:
-        features, targets = shuffle(features, targets, random_state=protocol.seed)
+        order = np.arange(len(features))
+        np.random.RandomState(protocol.seed).shuffle(order)  # as sklearn.utils.shuffle
+        features, targets = features[order], targets[order]
     rows = jnp.asarray(features, jnp.float32), jnp.asarray(targets, jnp.float32)
     model = best_model = _start(features.shape[1], protocol.init, rng)
     opt_state = _ADAM.init(model)

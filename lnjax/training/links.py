@@ -4,7 +4,7 @@ Three of the paper's experiments were trained by code of their own age; what tha
 gradient N times too long, or in the first thousand steps, is not what today's optimizers do.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,12 +82,12 @@ def scale_by_uncorrected_adam(
         return UncorrectedAdamState(jnp.zeros((), jnp.int32), mu, nu)
 
     def update(
-        updates: optax.Updates, state: UncorrectedAdamState, params: optax.Params | None = None
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, UncorrectedAdamState]:
         del params
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, updates)
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
         t = count.astype(jnp.float32)
         rate = jnp.sqrt(1 - (1 - b2) ** t) / (1 - (1 - b1) ** t)
         scaled = jax.tree.map(
