@@ -11,9 +11,9 @@ question     verses that end in a question mark / in a full stop; the mark is go
 testament    Old Testament / New Testament
 poetry       Psalms, Proverbs, Song of Songs, Lamentations / books that tell a story
 
-Classes have equal numbers, and within a set no sentence occurs twice. Sentences are of 5 to 25
-words, without quotation marks and brackets. An encoder may have been trained on some of these
-verses, but never on a label.
+The two classes of a set have the same number of sentences of each length in words, from 5 to 25,
+and no sentence occurs twice. Quotation marks and brackets are gone. An encoder may have been
+trained on some of these verses, but never on a label.
 """
 
 import re
@@ -54,11 +54,8 @@ def make() -> tuple[dict[str, dict[str, list[Pair]]], dict[str, dict[str, list[s
         "poetry": _poetry(text),
     }
     drawn = {
-        name: {
-            label: _draw(sentences, [SEED, NAMES.index(name), place])
-            for place, (label, sentences) in enumerate(parts.items())
-        }
-        for name, parts in classes.items()
+        name: _draw(*sentences, np.random.default_rng([SEED, NAMES.index(name)]))
+        for name, sentences in classes.items()
     }
     return {"relatedness": _pairs(text, verses("KING_JAMES"))}, drawn
 
@@ -74,48 +71,52 @@ def _unique(sentences: Sequence[str]) -> dict[str, str]:
     return {re.sub(r"\W+", " ", text.lower()): text for text in sentences if text}
 
 
-def _draw(sentences: Sequence[str], seed: Sequence[int]) -> list[str]:
-    order = np.random.default_rng(seed).permutation(len(sentences))
-    return [sentences[i] for i in order[:CLASS_SIZE]]
-
-
-def _disjoint(positive: Sequence[str], negative: Sequence[str]) -> dict[str, list[str]]:
+def _draw(
+    positive: Sequence[str], negative: Sequence[str], rng: np.random.Generator
+) -> dict[str, list[str]]:
+    """CLASS_SIZE sentences of each class, one of the other class of the same length for each."""
     first, second = _unique(positive), _unique(negative)
-    return {
-        "positive": [text for words, text in first.items() if words not in second],
-        "negative": [text for words, text in second.items() if words not in first],
-    }
+    of_length: dict[int, tuple[list[str], list[str]]] = {}
+    for place, (own, other) in enumerate(((first, second), (second, first))):
+        texts = [text for words, text in own.items() if words not in other]
+        for i in rng.permutation(len(texts)):
+            of_length.setdefault(len(texts[i].split()), ([], []))[place].append(texts[i])
+    matched = [
+        pair for length in sorted(of_length) for pair in zip(*of_length[length], strict=False)
+    ]
+    drawn = [matched[i] for i in rng.permutation(len(matched))[:CLASS_SIZE]]
+    return {"positive": [pair[0] for pair in drawn], "negative": [pair[1] for pair in drawn]}
 
 
-def _speech(text: Sequence[Verse]) -> dict[str, list[str]]:
+def _speech(text: Sequence[Verse]) -> tuple[list[str], list[str]]:
     story = [verse for verse in text if verse.book in STORY]
     said = [_clean(span) for verse in story for span in _QUOTED.findall(verse.text)[:1]]
     # Speech may go on for verses between its two marks, and marks are missing in places.
     marked = [i for i, verse in enumerate(story) if '"' in verse.text]
     near = {i + step for i in marked for step in range(-4, 9)}
     told = [_clean(verse.text) for i, verse in enumerate(story) if i not in near]
-    return _disjoint(said, told)
+    return said, told
 
 
-def _question(text: Sequence[Verse]) -> dict[str, list[str]]:
+def _question(text: Sequence[Verse]) -> tuple[list[str], list[str]]:
     ends: dict[str, list[str]] = {"?": [], ".": []}
     for verse in text:
         sentence = _clean(verse.text)
         if sentence and sentence[-1] in ends and "?" not in sentence[:-1]:
             ends[sentence[-1]].append(sentence[:-1].rstrip())
-    return _disjoint(ends["?"], ends["."])
+    return ends["?"], ends["."]
 
 
-def _testament(text: Sequence[Verse]) -> dict[str, list[str]]:
+def _testament(text: Sequence[Verse]) -> tuple[list[str], list[str]]:
     border = next(i for i, verse in enumerate(text) if verse.book == FIRST_OF_NEW_TESTAMENT)
     old, new = ([_clean(verse.text) for verse in part] for part in (text[:border], text[border:]))
-    return _disjoint(old, new)
+    return old, new
 
 
-def _poetry(text: Sequence[Verse]) -> dict[str, list[str]]:
+def _poetry(text: Sequence[Verse]) -> tuple[list[str], list[str]]:
     sung = [_clean(verse.text) for verse in text if verse.book in POETRY]
     told = [_clean(verse.text) for verse in text if verse.book in STORY]
-    return _disjoint(sung, told)
+    return sung, told
 
 
 def _pairs(first: Sequence[Verse], second: Sequence[Verse]) -> dict[str, list[Pair]]:
@@ -139,9 +140,10 @@ def _draw_pairs(
     number: int,
     rng: np.random.Generator,
 ) -> Iterator[Pair]:
-    """`number` pairs of each kind; no verse of `here` is in two of them."""
+    """`number` pairs of each kind; no first sentence is in two of them."""
     order = iter(rng.permutation(len(here)))
     others = [verse[:3] for verse in here if verse[:3] in there]
+    seen = set()
     for kind, score in SCORES.items():
         left = number
         while left:
@@ -153,6 +155,8 @@ def _draw_pairs(
             else:
                 ahead = {"same": 0, "next": 1, "chapter": int(rng.integers(5, 16))}[kind]
                 partner = (book, chapter, place + ahead)
-            if partner in there:
+            sentence = _clean(verse.text)
+            if partner in there and sentence not in seen:
+                seen.add(sentence)
                 left -= 1
-                yield Pair(_clean(verse.text), there[partner], score)
+                yield Pair(sentence, there[partner], score)

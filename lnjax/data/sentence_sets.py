@@ -83,5 +83,6 @@ def _pairs(prepared: Prepared, split: str) -> Pairs:
     return Pairs(
         [record["sentence"] for record in records],
         [record["other"] for record in records],
-        np.array([record["score"] for record in records], np.float64),
+        # float32 in the records; ratings are published with three decimals at most
+        np.round(np.array([record["score"] for record in records], np.float64), 4),
     )

@@ -55,7 +55,7 @@ class Senteval(Builder):
                 {
                     "sentence": tfds.features.Text(),
                     "other": tfds.features.Text(),
-                    "score": tfds.features.Scalar(np.float64),
+                    "score": tfds.features.Scalar(np.float32),
                 }
             ),
             disable_shuffling=True,  # records keep the order of the source

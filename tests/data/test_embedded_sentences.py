@@ -49,9 +49,8 @@ def test_sentences_are_clean_and_once_each(sets, name):
     assert lengths.min() >= 5 and lengths.max() <= 25
     assert not re.search(r"[\"()\[\]]|  ", "\n".join(sentences))
     labels = sets[f"embedded/{name}"].labels
-    # Length alone is little help: the best border is right for two thirds at most.
-    right = [np.mean((lengths > border) == labels) for border in range(26)]
-    assert max(*right, 1 - min(right)) < 0.67
+    # Length alone says nothing.
+    assert sorted(lengths[labels == 1]) == sorted(lengths[labels == 0])
 
 
 def test_labels_follow_from_the_place(sets, places):
