@@ -1,5 +1,6 @@
 """The whole suite: a bag of words through every set, what is refused, what an encoder is asked."""
 
+import functools
 import re
 import zlib
 
@@ -10,9 +11,10 @@ from lnjax.data import sentence_sets
 from lnjax.data.sentence_sets import ClassSet, Pairs, PairSet
 from lnjax.evaluation import evaluate_encoder, sentences
 
-FEATURES = 64
+FEATURES = 48
 
 
+@functools.cache
 def word_vector(word):
     return np.random.default_rng(zlib.crc32(word.encode())).normal(size=FEATURES)
 
