@@ -66,7 +66,7 @@ class EvalBatches:
         return len(self._dataset)
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self._dataset.to_iter_dataset(_read_options(self._num_threads)))
+        return iter(self._dataset.to_iter_dataset(read_options(self._num_threads)))
 
 
 def train_batches(
@@ -110,7 +110,7 @@ def train_batches(
         return collate(records)
 
     dataset = grain.MapDataset.range(sys.maxsize // batch_size).map(load)
-    return TrainBatches(dataset.to_iter_dataset(_read_options(num_threads)))
+    return TrainBatches(dataset.to_iter_dataset(read_options(num_threads)))
 
 
 def eval_batches(
@@ -133,7 +133,7 @@ def eval_batches(
         places = range(number * batch_size, min((number + 1) * batch_size, len(source)))
         batch = collate([source[place] for place in places])
         missing = batch_size - len(places)
-        return {name: _pad_rows(array, missing) for name, array in batch.items()}
+        return {name: pad_rows(array, missing) for name, array in batch.items()}
 
     num_batches = -(-len(source) // batch_size)
     return EvalBatches(grain.MapDataset.range(num_batches).map(load), num_threads)
@@ -163,10 +163,12 @@ def _check(source: Sequence, batch_size: int) -> None:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1")
 
 
-def _pad_rows(array: np.ndarray, missing: int) -> np.ndarray:
+def pad_rows(array: np.ndarray, missing: int) -> np.ndarray:
+    """`array` with `missing` rows of zeros behind."""
     return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
 
 
-def _read_options(num_threads: int) -> grain.ReadOptions:
+def read_options(num_threads: int) -> grain.ReadOptions:
+    """How far the threads read ahead; without threads nothing is."""
     read_ahead = _READ_AHEAD if num_threads else 0
     return grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=read_ahead)
