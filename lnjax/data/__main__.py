@@ -5,7 +5,7 @@
     python -m lnjax.data check   --task handwriting --config real --manual_dir /data/iam
 
 The data sets: handwriting (IAM-OnDB), digits (MNIST), fashion_mnist, cifar10, binarized_mnist,
-senteval (SICK, MR, CR, SUBJ, MPQA).
+senteval (SICK, MR, CR, SUBJ, MPQA), sentences (BookCorpus).
 `prepare` fills the cache ($LNJAX_DATA_DIR, else $TFDS_DATA_DIR, else ~/.cache/lnjax), `check`
 writes nothing. Both print the number of records of each split beside the expected one. Exit code 2:
 the data cannot be used, the reason on stderr.
@@ -22,11 +22,20 @@ from lnjax.data.errors import DataError
 from lnjax.data.fashion_mnist import FashionMnist
 from lnjax.data.handwriting import Handwriting
 from lnjax.data.preparation import cache_dir, check, prepare
+from lnjax.data.sentences import Sentences
 from lnjax.data.senteval import Senteval
 
 BUILDERS = {
     builder.name: builder
-    for builder in (Handwriting, Digits, FashionMnist, Cifar10, BinarizedMnist, Senteval)
+    for builder in (
+        Handwriting,
+        Digits,
+        FashionMnist,
+        Cifar10,
+        BinarizedMnist,
+        Senteval,
+        Sentences,
+    )
 }
 
 
@@ -63,13 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not counts:
         print(f"{label} is not prepared in {cache_dir()}; `prepare` does it")
         return 0
-    print_counts(label, counts, builder_class.EXPECTED[options.config])
+    unit = builder_class.UNITS.get(options.config, "records")
+    print_counts(label, counts, builder_class.EXPECTED[options.config], unit)
     return 0
 
 
-def print_counts(label: str, counts: Mapping[str, int], expected: Mapping[str, int]) -> None:
+def print_counts(
+    label: str, counts: Mapping[str, int], expected: Mapping[str, int], unit: str = "records"
+) -> None:
     """One line a split: records found, records expected, and the difference if there is one."""
-    print(f"{label}: records by split")
+    print(f"{label}: {unit} by split")
     for split, number in expected.items():
         found = counts.get(split, 0)
         remark = "" if found == number else f"  ({found - number:+d})"

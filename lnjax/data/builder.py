@@ -21,6 +21,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A data set: config `embedded` is built from installed packages, `real` from a folder."""
 
     EXPECTED: ClassVar[Mapping[str, Mapping[str, int]]]  # records by config and split
+    UNITS: ClassVar[Mapping[str, str]] = {}  # by config, what a record is, if not a plain record
+    # False: a split may be larger than the memory; its records are read when they are asked for.
+    IN_MEMORY: ClassVar[bool] = True
     source: Mapping[str, Sequence[Example]]  # by split, set by `prepare` before writing
 
     @classmethod

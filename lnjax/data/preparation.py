@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lnjax.data.builder import Builder
 
 RECORD_FILE = "lnjax.json"  # beside the shards: digests and statistics
+_PIECE = 100  # records that are read at once
 _DIGEST_RULE = 1  # raise it when `_update_digest` changes; older files are then computed again
 
 
@@ -43,7 +44,8 @@ class Prepared:
         digest: SHA-256 over the decoded records of all splits in order.
         statistics: facts of the training split, see the builder.
         splits: by name; each has `len` and gives records by index as dicts of read-only arrays and
-            strings.
+            strings. What fits into memory is read as a whole and compared with its digest when its
+            first record is asked for.
     """
 
     name: str
@@ -112,7 +114,7 @@ def check(
     if _is_prepared(builder):
         digests = _read_facts(builder).get("split_digests", {})
         for split in sorted(builder.info.splits):
-            records = _read_split(builder, split)
+            records = _Records(builder, split)
             _compare_digest(builder, split, records, digests.get(split))
             counts[split] = len(records)
     return counts
@@ -231,16 +233,43 @@ def _quiet_tfds() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _read_split(builder: "Builder", name: str) -> list[dict[str, Any]]:
-    """All records of a split in file order; arrays are read-only, texts are strings."""
-    try:
-        source = builder.as_data_source(name)
-        records = source.__getitems__(range(len(source)))
-    except (
-        Exception
-    ) as error:  # array_record raises whatever the damage makes it raise, and names no file
-        raise damaged(builder.data_path, f"split {name!r}: {error}") from error
-    return [{field: _decoded(value) for field, value in record.items()} for record in records]
+class _Records(Sequence):
+    """The records of a split in file order, read when they are asked for, by any thread.
+
+    Arrays are read-only, texts are strings. Iterating holds `_PIECE` of them at a time.
+    """
+
+    def __init__(self, builder: "Builder", name: str):
+        self._folder, self._name = builder.data_path, name
+        with self._damage_told():
+            self._source = builder.as_data_source(name)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for first in range(0, len(self), _PIECE):
+            yield from self[first : first + _PIECE]
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if not isinstance(index, slice):
+            return self[index : index + 1][0]
+        with self._damage_told():
+            records = self._source.__getitems__(range(*index.indices(len(self))))
+        return [{field: _decoded(value) for field, value in record.items()} for record in records]
+
+    @contextlib.contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        try:
+            yield
+        except (
+            Exception
+        ) as error:  # array_record raises whatever the damage makes it raise, and names no file
+            raise damaged(self._folder, f"split {self._name!r}: {error}") from error
 
 
 def _decoded(value: Any) -> Any:
@@ -251,7 +280,7 @@ def _decoded(value: Any) -> Any:
     return value
 
 
-def _digest(records: Sequence[Mapping[str, Any]]) -> str:
+def _digest(records: Iterable[Mapping[str, Any]]) -> str:
     """SHA-256 over the records: of each field, by name: name, dtype, shape, length, bytes."""
     total = hashlib.sha256()
     for record in records:
@@ -289,7 +318,11 @@ def _read_facts(builder: "Builder") -> dict[str, Any]:
 
 def _write_facts(builder: "Builder") -> dict[str, Any]:
     """Reads the prepared records back and stores their digests and the statistics beside them."""
-    records = {name: _read_split(builder, name) for name in sorted(builder.info.splits)}
+    records: dict[str, Sequence[dict[str, Any]]] = {
+        name: _Records(builder, name) for name in sorted(builder.info.splits)
+    }
+    if builder.IN_MEMORY:
+        records = {name: list(of_split) for name, of_split in records.items()}
     digests = {name: _digest(of_split) for name, of_split in records.items()}
     facts = {
         "digest_rule": _DIGEST_RULE,
@@ -306,16 +339,21 @@ def _write_facts(builder: "Builder") -> dict[str, Any]:
 
 def _open(builder: "Builder", config_name: str) -> Prepared:
     facts = _read_facts(builder) or _write_facts(builder)
+    digests = facts["split_digests"]
+    splits: dict[str, Sequence[dict[str, Any]]] = {}
+    for name in digests:
+        if builder.IN_MEMORY:
+            number = builder.info.splits[name].num_examples
+            splits[name] = _Split(builder, name, number, digests[name])
+        else:
+            splits[name] = _Records(builder, name)
     return Prepared(
         name=builder.name,
         config=config_name,
         version=str(builder.version),
         digest=facts["digest"],
         statistics=facts["statistics"],
-        splits={
-            name: _Split(builder, name, builder.info.splits[name].num_examples, digest)
-            for name, digest in facts["split_digests"].items()
-        },
+        splits=splits,
     )
 
 
@@ -339,7 +377,7 @@ class _Split(Sequence):
             return [self[i] for i in range(*index.indices(len(self)))]
         with self._lock:
             if self._records is None:
-                records = _read_split(self._builder, self._name)
+                records = list(_Records(self._builder, self._name))
                 _compare_digest(self._builder, self._name, records, self._digest)
                 self._records = records
         return dict(self._records[index])
