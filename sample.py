@@ -6,6 +6,9 @@ Handwriting: writes each --text (or each line of one) to --out, whose suffix cho
 DRAW: draws --num digits to --out, .png (a row of glimpses for each) or .gif (all being drawn); with
 --copy not out of nothing, but held-out digits that the network looks at.
 
+Skip-thoughts: writes the vectors of the sentences in --encode, a text file with one a line, to
+--out as a NumPy array (sentences, features).
+
 The newest good checkpoint of the run is read; nothing in its folder is changed, and no data set is
 needed. Exit codes: 0 done; 2 wrong input, told in one line.
 """
@@ -15,28 +18,28 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from absl import app, flags, logging
-from ml_collections import ConfigDict
 
 import tasks
-from lnjax.training import workdir
-from lnjax.training.checkpoint import CheckpointError, Checkpoints
+from lnjax.training import trained, workdir
+from lnjax.training.checkpoint import CheckpointError
 from lnjax.training.command import EXIT_REFUSED, flags_parser, keep_compiled, tell
-from lnjax.training.optimizer import make_optimizer
 from lnjax.training.state import TrainState
-from lnjax.training.step import run_shapes
 from lnjax.training.task import Task
 from tasks.draw import DrawTask
 from tasks.draw import drawing as glimpses
 from tasks.handwriting import HandwritingTask, drawing, sampling
+from tasks.skip_thoughts import SkipThoughtsTask, encoder
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/handwriting", "folder of a trained run")
 _SEED = flags.DEFINE_integer("seed", 0, "another seed, another hand")
-_OUT = flags.DEFINE_string("out", None, "file to write; default: sample.svg, draw: sample.png")
+_OUT = flags.DEFINE_string("out", None, "file to write; default: sample.svg, .png or .npy")
 _TEXT = flags.DEFINE_multi_string("text", None, "handwriting: a line to write; may be repeated")
 _BIAS = flags.DEFINE_float("bias", 0.5, "handwriting: 0 is as varied as learned, larger is neater")
 _NUM = flags.DEFINE_integer("num", 16, "draw: how many digits")
 _COPY = flags.DEFINE_bool("copy", False, "draw: digits of the held-out data, looked at")
+_ENCODE = flags.DEFINE_string("encode", None, "skip_thoughts: a file of sentences, one a line")
 
 
 def load(folder: pathlib.Path) -> tuple[Task, TrainState, int]:
@@ -46,17 +49,9 @@ def load(folder: pathlib.Path) -> tuple[Task, TrainState, int]:
       ValueError: there is no run in `folder`, or it has no checkpoint yet.
       CheckpointError: none of its checkpoints is usable.
     """
-    run = workdir.read(folder)
-    config = ConfigDict(run.config)
-    task = tasks.load(config.task).make_task(config, run.spec)
-    shapes = run_shapes(run.batch, task=task, tx=make_optimizer(config))
-    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        restored = checkpoints.restore(shapes)
-    if restored is None:
-        raise ValueError(f"{folder} has no checkpoint yet; let train.py write one")
-    for line in restored.refused:
-        tell(f"refused: {line}")
-    return task, restored.tree["state"], restored.step
+    return trained.load(
+        folder, lambda config, spec: tasks.load(config.task).make_task(config, spec)
+    )
 
 
 def write_text(task: HandwritingTask, state: TrainState, rng: jax.Array, out: pathlib.Path) -> None:
@@ -77,6 +72,24 @@ def draw_digits(task: DrawTask, state: TrainState, rng: jax.Array, out: pathlib.
     glimpses.write(out, draw(state.params, rng, _NUM.value), title=f"seed {_SEED.value}")
 
 
+def encode_sentences(
+    task: SkipThoughtsTask, state: TrainState, rng: jax.Array, out: pathlib.Path
+) -> None:
+    """Skip-thoughts: the vectors of the lines of --encode to `out`."""
+    if _ENCODE.value is None:
+        raise ValueError("skip_thoughts needs sentences: --encode=file, one a line")
+    if out.suffix != ".npy":
+        raise ValueError(f"{out.name} must end in .npy, NumPy's format of one array")
+    try:
+        text = pathlib.Path(_ENCODE.value).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--encode={_ENCODE.value} cannot be read: {error}") from error
+    lines = text.splitlines()
+    if not lines:
+        raise ValueError(f"--encode={_ENCODE.value} is empty; expected a sentence a line")
+    np.save(out, encoder.of(task, state.params)(lines))
+
+
 class Use(NamedTuple):
     """What is done with the run of a task, which flags it alone has, where to by default."""
 
@@ -88,6 +101,7 @@ class Use(NamedTuple):
 USES = {  # by the task of the run
     "handwriting": Use(write_text, ("text", "bias"), "sample.svg"),
     "draw": Use(draw_digits, ("num", "copy"), "sample.png"),
+    "skip_thoughts": Use(encode_sentences, ("encode",), "sample.npy"),
 }
 
 

@@ -72,7 +72,7 @@ class SkipThoughtsTask(TaskDefaults):
         *,
         train: bool,
     ) -> tuple[Array, LossAux]:
-        """Nats per word, or of the batch. Batch: see `triples.Collate`.
+        """-log p, per word or of the batch; told per word. Batch: see `triples.Collate`.
 
         In evaluation also under the centre of another triple, with what `metrics` needs for the
         standard error of the difference.
@@ -94,8 +94,7 @@ class SkipThoughtsTask(TaskDefaults):
         )
         words = jnp.sum(mask, dtype=total.dtype)
         loss = total if self.objective == "batch" else total / jnp.maximum(words, 1)
-        sums = {"loss": (total, words), "nats_per_word": (total, words)}
-        return loss, LossAux(sums, model_state)
+        return loss, LossAux({"loss": (total, words)}, model_state)
 
     def _predictions(
         self, params: Params, vectors: Array, batch: Batch
