@@ -1,4 +1,4 @@
-"""Word vectors of word2vec, text and binary: what is written is read, what is damaged is refused."""
+"""Word vectors of word2vec, text and binary: read as written, refused if damaged."""
 
 import numpy as np
 import pytest
