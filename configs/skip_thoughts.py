@@ -35,6 +35,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.softmax_rows = 256  # words whose logits are in memory at once
     config.init_scale = 0.1  # of the uniform numbers that tables and kernels of inputs start with
     config.eval_split = "validation"
+    config.sentence_tasks = ""  # sets that vectors are evaluated on too, commas between their names
+    config.sentence_dir = ""  # folder of the real ones: SICK, MR, CR, SUBJ, MPQA
+    config.sentence_protocol = "quick"  # or "paper", "senteval": see lnjax/evaluation
 
     if variant == "paper":
         config.data = "real"
@@ -53,6 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.length_step = 1
         config.objective = "batch"
         config.probability_floor = 1e-8
+        config.sentence_protocol = "paper"
     elif variant == "smoke":
         config.num_steps = 20
         config.batch_size = 4

@@ -4,12 +4,13 @@ Trained on triples of sentences; scored in nats per predicted word on held-out b
 with *another* sentence in the middle: what that costs is what the decoders take from the vector,
 the only part that is not plain language modelling. `network` is the model, `softmax` its loss,
 `triples` its batches, `encoder` what a trained network is used for, `expansion` gives it words that
-it was not trained on.
+it was not trained on, `suite` the sentence evaluations while it is trained.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,9 +19,10 @@ from lnjax.cells.gru import Norm
 from lnjax.data.vocabulary import Vocabulary
 from lnjax.ops import lengths_to_mask
 from lnjax.training.task import LossAux, TaskData, TaskDefaults
-from lnjax.typing import Array, Batch, ModelState, Params, PRNGKey
-from tasks.skip_thoughts import softmax
+from lnjax.typing import Array, Batch, ModelState, Params, PRNGKey, PyTree
+from tasks.skip_thoughts import softmax, suite
 from tasks.skip_thoughts.network import DECODERS, SkipThoughts
+from tasks.skip_thoughts.suite import Suite
 
 NORMS: Mapping[str, Norm] = {"layer": "layer", "rms": "rms", "none": None}
 OBJECTIVES = ("word", "batch")
@@ -45,6 +47,7 @@ class SkipThoughtsTask(TaskDefaults):
     init_scale: float
     norm: Norm
     dtype: str
+    suite: Suite | None = None
     name: str = "skip_thoughts"
 
     @property
@@ -77,6 +80,8 @@ class SkipThoughtsTask(TaskDefaults):
         In evaluation also under the centre of another triple, with what `metrics` needs for the
         standard error of the difference.
         """
+        if "sentence" in batch:  # of the suite: see `outputs`
+            return jnp.zeros(()), LossAux({}, model_state)
         vectors = self._apply(params, batch["centre"], batch["centre_length"], method="encode")
         if not train:
             right = self._nats(params, vectors, batch)
@@ -144,6 +149,27 @@ class SkipThoughtsTask(TaskDefaults):
     def _apply(self, params: Params, *args: Any, method: str) -> Any:
         return self.network.apply({"params": params}, *args, method=method)
 
+    def outputs(
+        self, params: Params, model_state: ModelState, batch: Batch, rngs: Mapping[str, PRNGKey]
+    ) -> PyTree:
+        """The vectors (B, H) of the sentences of the suite, of length 1; nothing of triples."""
+        if "sentence" not in batch:
+            return {}
+        lengths = batch["sentence_length"]
+        both = {"with_end": lengths, "without_end": jnp.maximum(lengths - 1, 0)}
+        return {
+            name: _normalized(self._apply(params, batch["sentence"], length, method="encode"))
+            for name, length in both.items()
+        }
+
+    def evaluate(self, pairs: Iterable[tuple[Batch, PyTree]]) -> dict[str, float]:
+        """The figures of the suite, on its split; nothing on the others."""
+        pairs = iter(pairs)
+        first = next(pairs)
+        if self.suite is None or "sentence" not in first[0]:
+            return {}
+        return suite.evaluate(self.suite, itertools.chain([first], pairs))
+
     def metrics(self, sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
         """Ratios; and `centre_gain`, how many nats per word the wrong centre costs, with its
         standard error over triples (that of a ratio of means, one pair of sums a triple)."""
@@ -163,6 +189,18 @@ class SkipThoughtsTask(TaskDefaults):
             variance = max(squares, 0.0) * rows / (rows - 1)
             found["centre_gain_standard_error"] = math.sqrt(variance) / words
         return found
+
+
+def _normalized(vectors: Array) -> Array:
+    lengths = jnp.linalg.norm(vectors.astype(jnp.float32), axis=-1, keepdims=True)
+    return vectors / jnp.maximum(lengths, 1e-12)
+
+
+def _suite(config: Any) -> Suite | None:
+    names = tuple(filter(None, (name.strip() for name in config.sentence_tasks.split(","))))
+    if not names:
+        return None
+    return Suite(names, config.data, config.sentence_dir, config.sentence_protocol)
 
 
 def make_task(config: Any, spec: Mapping[str, Any]) -> SkipThoughtsTask:
@@ -192,6 +230,7 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> SkipThoughtsTask:
         init_scale=config.init_scale,
         norm=NORMS[config.norm],
         dtype=config.dtype,
+        suite=_suite(config),
     )
 
 
@@ -218,6 +257,10 @@ def make_data(config: Any) -> TaskData:
     other = triples.others(held_out, config.seed)
     longest = max_words + 1
     edges = sorted({*range(config.length_step, longest, config.length_step), longest})
+    sentences = {}
+    if (suite_of_run := _suite(config)) is not None:
+        size = config.eval_batch_size
+        sentences[suite.SPLIT] = suite.batches(suite_of_run, vocabulary, batch_size=size)
     return TaskData(
         train=length_buckets.train_batches(
             train.length,
@@ -233,7 +276,8 @@ def make_data(config: Any) -> TaskData:
                 [longest],  # one shape: compiling more takes longer than their padding
                 batch_size=config.eval_batch_size,
                 collate=triples.Collate(held_out, vocabulary, max_words=max_words, other=other),
-            )
+            ),
+            **sentences,
         },
         fingerprint={
             **pipeline.fingerprint(prepared, seed=config.seed, batch_size=config.batch_size),
