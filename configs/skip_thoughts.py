@@ -56,6 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.length_step = 1
         config.objective = "batch"
         config.probability_floor = 1e-8
+        config.softmax_rows = 1024
         config.sentence_protocol = "paper"
     elif variant == "smoke":
         config.num_steps = 20
@@ -67,8 +68,8 @@ def get_config(variant: str = "") -> ConfigDict:
         config.features = 8
         config.embedding_features = 6
         config.vocabulary_size = 50
-        config.max_words = 6
-        config.length_step = 7
+        config.max_words = 12
+        config.length_step = 13
         config.softmax_rows = 64
     elif variant:
         raise ValueError(f"configs/skip_thoughts.py has no variant {variant!r}; known: {VARIANTS}")

@@ -97,9 +97,7 @@ def batches(suite: Suite, vocabulary: Vocabulary, *, batch_size: int) -> Iterabl
     return length_buckets.eval_batches(lengths, EDGES, batch_size=batch_size, collate=collate)
 
 
-def evaluate(
-    suite: Suite, pairs: Iterable[tuple[Mapping[str, np.ndarray], PyTree]]
-) -> dict[str, float]:
+def evaluate(suite: Suite, pairs: Iterable[tuple[Mapping[str, Any], PyTree]]) -> dict[str, float]:
     """The figures of a suite.
 
     Args:
