@@ -51,9 +51,4 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(split) for split in self.source}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, Example]]:
-        # TFDS keeps the order of keys, and sorts them in a thousand parts of their range, 2^128, a
-        # part in memory: spread over it, a split of any size can be written.
-        examples = self.source[split]
-        step = 2**128 // max(len(examples), 1)
-        for number, example in enumerate(examples):
-            yield number * step, example
+        yield from enumerate(self.source[split])

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from lnjax.data.errors import DataError
+from lnjax.data.ordered_writing import in_order
 
 if TYPE_CHECKING:
     from lnjax.data.builder import Builder
@@ -195,7 +196,7 @@ def _build(
             for left_over in builder.data_path.parent.glob("incomplete.*"):  # of a killed process
                 shutil.rmtree(left_over)
             builder.source = source or builder_class.read_source(config_name, None)
-            with _quiet_tfds(), tempfile.TemporaryDirectory() as downloads:
+            with _quiet_tfds(), in_order(), tempfile.TemporaryDirectory() as downloads:
                 builder.download_and_prepare(download_dir=downloads)
             _write_facts(builder)
 

@@ -6,6 +6,7 @@ import pytest
 
 from lnjax.data import __main__ as command
 from lnjax.data import books, preparation, prepare, scripture_sentences
+from lnjax.data.ordered_writing import RecordsInOrder
 from lnjax.data.sentences import Sentences
 
 CORPUS = {
@@ -89,14 +90,29 @@ def test_records_are_read_when_they_are_asked_for(corpus, tmp_path):
     assert train[2:5] == each[2:5] and train[-1] == each[-1]
 
 
-def test_what_tfds_keeps_on_disk_while_it_writes(corpus, tmp_path, monkeypatch):
-    """Beyond a size TFDS collects records in files: in their order, and all of them."""
+def test_tfds_collects_no_split_in_memory(corpus, tmp_path, monkeypatch):
+    """Beyond a size it would collect records in files, which it opens with TensorFlow."""
     from tensorflow_datasets.core import shuffle
 
-    expected = prepare(Sentences, "real", manual_dir=corpus.base, cache=tmp_path / "memory")
+    expected = prepare(Sentences, "real", manual_dir=corpus.base, cache=tmp_path / "one")
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 300)
-    found = prepare(Sentences, "real", manual_dir=corpus.base, cache=tmp_path / "disk")
+    found = prepare(Sentences, "real", manual_dir=corpus.base, cache=tmp_path / "two")
     assert found.digest == expected.digest
+
+
+def test_records_out_of_order_are_not_written(tmp_path):
+    collected = RecordsInOrder(tmp_path / "new", "salt", disable_shuffling=True)
+    assert list(collected) == []
+    records = [b"one", b"", b"x" * 100_000]
+    for key, data in enumerate(records):
+        assert collected.add(key, data)
+    with pytest.raises(ValueError, match="record 5 came where 3 was expected"):
+        collected.add(5, b"")
+    assert (collected.num_examples, collected.size) == (3, 100_003)
+    assert list(collected) == list(enumerate(records))
+    assert list((tmp_path / "new").iterdir()) == []
+    with pytest.raises(ValueError, match="disable_shuffling=True"):
+        RecordsInOrder(tmp_path, "salt")
 
 
 @pytest.mark.parametrize(
