@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from tasks import skip_thoughts
 from tasks.skip_thoughts import encoder
 from tests import runs
+from tests.tasks.test_skip_thoughts import make_config
 from tests.test_sample import SEVERAL
 
 pytestmark = pytest.mark.xdist_group("skip-thoughts-run")
@@ -119,6 +121,19 @@ def test_refusals(used, name, parts):
     (line,) = err.splitlines()
     assert line.startswith("error: ") and all(part in line for part in parts)
     assert not list(folder.rglob("x[1-6].*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocabulary_size": 200_000}, r"vocabulary_size=200000 is more than the \d+ ids"),
+        ({"eval_split": "held_out"}, r"eval_split='held_out' is not known.*'validation'"),
+        ({"max_words": 2}, "no three sentences in a row have at most max_words=2"),
+    ],
+)
+def test_data_that_are_refused(trained, changes, message):
+    with pytest.raises(ValueError, match=message):
+        skip_thoughts.make_data(make_config(**changes))
 
 
 def test_another_tasks_run_is_refused(tmp_path):
