@@ -59,23 +59,28 @@ class Blocks(Sequence):
 
 
 class Joined(Sequence):
-    """Several sequences of examples one behind the other."""
+    """The examples of several sequences, one sequence behind the other."""
 
-    def __init__(self, *parts: Sequence):
+    def __init__(self, *parts: Blocks):
         self._parts = parts
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> dict[str, str]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, str]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, str] | list[dict[str, str]]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        place = index % len(self)
-        for part in self._parts:
-            if place < len(part):
-                return part[place]
-            place -= len(part)
-        raise IndexError(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        place, number = index % len(self), 0
+        while place >= len(self._parts[number]):
+            place -= len(self._parts[number])
+            number += 1
+        return self._parts[number][place]
 
 
 class Checked(NamedTuple):
