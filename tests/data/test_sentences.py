@@ -63,7 +63,7 @@ def test_every_triple_of_the_files_is_in_one_record(corpus, tmp_path):
         "books_large_p2.txt sentence 1",
     ]
     statistics = prepared.statistics
-    assert statistics["sentences"] == 23 + 2 * 2 + 72 + 7 * 2
+    assert statistics["sentences"] == 23 + 2 * 2 + 72 + 6 * 2
     assert statistics["words"]["one"] == 23 + 4 and next(iter(statistics["words"])) == "two"
     assert statistics["types"] == len(statistics["words"])
     assert statistics["tokens"] == sum(statistics["words"].values())
@@ -165,7 +165,7 @@ def test_the_command(corpus, tmp_path, monkeypatch, capsys):
     assert command.main(["prepare", *arguments]) == 0
     assert capsys.readouterr().out == checked
     rows = [line.split() for line in checked.splitlines()[1:]]
-    assert rows[0] == ["train", "11", "expected", "73965", "(-73954)"]
+    assert rows[0] == ["train", "10", "expected", "73965", "(-73955)"]
     assert checked.startswith("sentences/real: blocks of 1,000 sentences by split\n")
     corpus.write(books.FILES[0], b"")
     assert command.main(["check", *arguments]) == 2
