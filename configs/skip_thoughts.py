@@ -66,6 +66,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.sentence_protocol = "paper"
     elif variant == "smoke":
         config.num_steps = 20
+        config.schedule = "constant"
         config.batch_size = 4
         config.eval_batch_size = 200
         config.log_steps = 5

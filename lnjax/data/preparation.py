@@ -258,7 +258,8 @@ class _Records(Sequence):
     def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
         if not isinstance(index, slice):
-            return self[index : index + 1][0]
+            place = range(len(self))[index]
+            return self[place : place + 1][0]
         with self._damage_told():
             records = self._source.__getitems__(range(*index.indices(len(self))))
         return [{field: _decoded(value) for field, value in record.items()} for record in records]

@@ -63,7 +63,7 @@ def nats(
         h, targets, real = _chunk(packed, i, rows)
         logits = _logits(readout, h, dtype)
         lost = jax.nn.logsumexp(logits, axis=-1) - _of_targets(logits, targets)
-        return jax.lax.dynamic_update_slice(out, jnp.where(real, lost, 0), (i * rows,))
+        return jax.lax.dynamic_update_slice_in_dim(out, jnp.where(real, lost, 0), i * rows, axis=0)
 
     out = jnp.zeros(packed.targets.shape, jnp.float32)
     out = jax.lax.fori_loop(0, packed.num_chunks, chunk, out)[: len(targets)]
@@ -114,7 +114,9 @@ def _forward(
             sum_ + jnp.sum(jnp.where(real, lost, 0)),
             d_kernel + _product(h.T, d_logits),
             d_bias + jnp.sum(d_logits, axis=0, dtype=d_bias.dtype),
-            jax.lax.dynamic_update_slice(d_hidden, d_h.astype(d_hidden.dtype), (i * rows, 0)),
+            jax.lax.dynamic_update_slice_in_dim(
+                d_hidden, d_h.astype(d_hidden.dtype), i * rows, axis=0
+            ),
         )
 
     start = (
