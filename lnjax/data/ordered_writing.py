@@ -51,7 +51,11 @@ class RecordsInOrder:
         for key in range(self.num_examples):
             (size,) = _SIZE.unpack(self._file.read(_SIZE.size))
             yield key, self._file.read(size)
-        self._file.close()
+
+    def close(self) -> None:
+        """Removes the file."""
+        if self._file is not None:
+            self._file.close()
 
 
 @contextlib.contextmanager
@@ -60,8 +64,13 @@ def in_order() -> Iterator[None]:
     from tensorflow_datasets.core import shuffle
 
     of_tfds = shuffle.Shuffler
-    shuffle.Shuffler = RecordsInOrder
-    try:
-        yield
-    finally:
-        shuffle.Shuffler = of_tfds
+    with contextlib.ExitStack() as opened:
+
+        def collect(*args: Any, **kwargs: Any) -> RecordsInOrder:
+            return opened.enter_context(contextlib.closing(RecordsInOrder(*args, **kwargs)))
+
+        shuffle.Shuffler = collect
+        try:
+            yield
+        finally:
+            shuffle.Shuffler = of_tfds
