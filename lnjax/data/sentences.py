@@ -2,7 +2,7 @@
 
 A record holds sentences in the order of the text: `sentences`, tokenized, one a line, words with a
 space between two; and `source`, where they are from. A triple of neighbours lies within a record,
-and in one record only. `real` has records of 1,000 sentences (and the two behind them), so that a
+and in one record only. `real` has records of 100 sentences (and the two behind them), so that a
 corpus that does not fit into memory can be read piece by piece; `embedded` has a chapter a record.
 What is printed from the config `embedded` carries that name: it says nothing about BookCorpus.
 """
@@ -28,7 +28,7 @@ class Sentences(Builder):
         tfds.core.BuilderConfig(
             name="embedded", description="World English Bible, the sentences of a chapter a record."
         ),
-        tfds.core.BuilderConfig(name="real", description="BookCorpus, 1,000 sentences a record."),
+        tfds.core.BuilderConfig(name="real", description="BookCorpus, 100 sentences a record."),
     )
     EXPECTED: ClassVar = {
         "embedded": scripture_sentences.NUM_CHAPTERS,
@@ -37,7 +37,7 @@ class Sentences(Builder):
             **dict.fromkeys(("validation", "test"), books.HELD_OUT // books.BLOCK),
         },
     }
-    UNITS: ClassVar = {"embedded": "chapters", "real": "blocks of 1,000 sentences"}
+    UNITS: ClassVar = {"embedded": "chapters", "real": "blocks of 100 sentences"}
     IN_MEMORY = False
 
     def _info(self) -> tfds.core.DatasetInfo:

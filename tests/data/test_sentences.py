@@ -167,8 +167,8 @@ def test_the_command(corpus, tmp_path, monkeypatch, capsys):
     assert command.main(["prepare", *arguments]) == 0
     assert capsys.readouterr().out == checked
     rows = [line.split() for line in checked.splitlines()[1:]]
-    assert rows[0] == ["train", "10", "expected", "73965", "(-73955)"]
-    assert checked.startswith("sentences/real: blocks of 1,000 sentences by split\n")
+    assert rows[0] == ["train", "10", "expected", "739643", "(-739633)"]
+    assert checked.startswith("sentences/real: blocks of 100 sentences by split\n")
     corpus.write(books.FILES[0], b"")
     assert command.main(["check", *arguments]) == 2
     assert capsys.readouterr().err.startswith("error: ")
