@@ -63,14 +63,15 @@ def in_order() -> Iterator[None]:
     """While it lasts, TFDS collects records in this way."""
     from tensorflow_datasets.core import shuffle
 
-    of_tfds = shuffle.Shuffler
+    module: Any = shuffle
+    of_tfds = module.Shuffler
     with contextlib.ExitStack() as opened:
 
         def collect(*args: Any, **kwargs: Any) -> RecordsInOrder:
             return opened.enter_context(contextlib.closing(RecordsInOrder(*args, **kwargs)))
 
-        shuffle.Shuffler = collect
+        module.Shuffler = collect
         try:
             yield
         finally:
-            shuffle.Shuffler = of_tfds
+            module.Shuffler = of_tfds
