@@ -5,7 +5,8 @@
     python -m lnjax.data check   --task handwriting --config real --manual_dir /data/iam
 
 The data sets: handwriting (IAM-OnDB), digits (MNIST), fashion_mnist, cifar10, binarized_mnist,
-senteval (SICK, MR, CR, SUBJ, MPQA), sentences (BookCorpus).
+senteval (SICK, MR, CR, SUBJ, MPQA), sentences (BookCorpus),
+captioned_images (COCO).
 `prepare` fills the cache ($LNJAX_DATA_DIR, else $TFDS_DATA_DIR, else ~/.cache/lnjax), `check`
 writes nothing. Both print the number of records of each split beside the expected one. Exit code 2:
 the data cannot be used, the reason on stderr.
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from lnjax.data.binarized_mnist import BinarizedMnist
+from lnjax.data.captioned_images import CaptionedImages
 from lnjax.data.cifar10 import Cifar10
 from lnjax.data.digits import Digits
 from lnjax.data.errors import DataError
@@ -35,6 +37,7 @@ BUILDERS = {
         BinarizedMnist,
         Senteval,
         Sentences,
+        CaptionedImages,
     )
 }
 
