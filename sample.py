@@ -9,8 +9,12 @@ DRAW: draws --num digits to --out, .png (a row of glimpses for each) or .gif (al
 Skip-thoughts: writes the vectors of the sentences in --encode, a text file with one a line, to
 --out as a NumPy array (sentences, features).
 
+Order embeddings: looks for each --query ("a three above a seven") among the test images and writes
+the best to --out, .png (the images) or .txt (a list of their ids, all there is of COCO).
+
 The newest good checkpoint of the run is read; nothing in its folder is changed, and no data set is
-needed. Exit codes: 0 done; 2 wrong input, told in one line.
+needed but by order embeddings, which open that of the run again. Exit codes: 0 done; 2 wrong input,
+told in one line.
 """
 
 import pathlib
@@ -20,6 +24,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 import tasks
 from lnjax.training import trained, workdir
@@ -30,6 +35,7 @@ from lnjax.training.task import Task
 from tasks.draw import DrawTask
 from tasks.draw import drawing as glimpses
 from tasks.handwriting import HandwritingTask, drawing, sampling
+from tasks.order_embeddings import OrderTask
 from tasks.skip_thoughts import SkipThoughtsTask, encoder
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/handwriting", "folder of a trained run")
@@ -38,6 +44,7 @@ _OUT = flags.DEFINE_string("out", None, "file to write; default: sample.svg, .pn
 _TEXT = flags.DEFINE_multi_string("text", None, "handwriting: a line to write; may be repeated")
 _BIAS = flags.DEFINE_float("bias", 0.5, "handwriting: 0 is as varied as learned, larger is neater")
 _NUM = flags.DEFINE_integer("num", 16, "draw: how many digits")
+_QUERY = flags.DEFINE_multi_string("query", None, "order embeddings: a sentence to look for")
 _COPY = flags.DEFINE_bool("copy", False, "draw: digits of the held-out data, looked at")
 _ENCODE = flags.DEFINE_string("encode", None, "skip_thoughts: a file of sentences, one a line")
 
@@ -90,6 +97,19 @@ def encode_sentences(
     np.save(out, encoder.of(task, state.params)(lines))
 
 
+def find_images(task: OrderTask, state: TrainState, rng: jax.Array, out: pathlib.Path) -> None:
+    """Order embeddings: the test images that each --query finds, written to `out`."""
+    # Here, not at the head: the other tasks need no data set and no reader.
+    from tasks.order_embeddings import search
+
+    if _QUERY.value is None:
+        raise ValueError('there is nothing to look for: --query="a three above a seven"')
+    run = workdir.read(pathlib.Path(_WORKDIR.value))
+    config = ConfigDict(run.config)
+    queries = search.find(task, state.params, config, run.spec, _QUERY.value)
+    search.write(out, queries, title=f"{config.data} test images")
+
+
 class Use(NamedTuple):
     """What is done with the run of a task, which flags it alone has, where to by default."""
 
@@ -102,6 +122,7 @@ USES = {  # by the task of the run
     "handwriting": Use(write_text, ("text", "bias"), "sample.svg"),
     "draw": Use(draw_digits, ("num", "copy"), "sample.png"),
     "skip_thoughts": Use(encode_sentences, ("encode",), "sample.npy"),
+    "order_embeddings": Use(find_images, ("query",), "found.png"),
 }
 
 

@@ -1,9 +1,9 @@
 """Images with five captions each: COCO with published features, or embedded scenes of digits.
 
-Record: `captions`, five lines of tokens with spaces between; `id`; `image` (H, W, 1) uint8, the
-pixels of a scene, (0, 0, 1) where only features are published; `row`, the place of its features,
-and `features_crc32` of that row as little-endian float32, so that the digest of the set covers the
-features too. They are no part of a record: `open_features` has them, those of COCO (1.9 GB) left on
+Record: `captions`, five lines of tokens with spaces between; `id`; of a scene `image` (56, 56, 1)
+uint8, its pixels; `row`, the place of its features, and `features_crc32` of that row as
+little-endian float32, so that the digest of the set covers the features too. They are no part of a
+record: `open_features` has them, those of COCO (1.9 GB) left on
 the disk. What is printed from the config `embedded` carries that name: scenes composed of real
 digits, with made captions, are no measure of COCO.
 """
@@ -22,8 +22,6 @@ from lnjax.data.errors import DataError
 from lnjax.data.labelled_images import image_feature
 from lnjax.data.preparation import Prepared
 
-NO_IMAGE = np.zeros((0, 0, 1), np.uint8)
-
 
 class CaptionedImages(Builder):
     """Captions and images; open them with `lnjax.data.prepare(CaptionedImages, "embedded")`."""
@@ -36,18 +34,18 @@ class CaptionedImages(Builder):
     EXPECTED: ClassVar = {"embedded": embedded_scenes.NUM_SCENES, "real": coco_files.NUM_IMAGES}
 
     def _info(self) -> tfds.core.DatasetInfo:
+        features: dict[str, Any] = {
+            "captions": tfds.features.Text(),
+            "id": tfds.features.Text(),
+            "row": tfds.features.Scalar(dtype=np.int64),
+            "features_crc32": tfds.features.Scalar(dtype=np.int64),
+        }
+        if self.builder_config.name == "embedded":
+            features["image"] = image_feature(embedded_scenes.SHAPE)
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.builder_config.description,
-            features=tfds.features.FeaturesDict(
-                {
-                    "captions": tfds.features.Text(),
-                    "id": tfds.features.Text(),
-                    "image": image_feature((None, None, 1)),
-                    "row": tfds.features.Scalar(dtype=np.int64),
-                    "features_crc32": tfds.features.Scalar(dtype=np.int64),
-                }
-            ),
+            features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,  # records keep the order of the source
         )
 
@@ -62,10 +60,7 @@ class CaptionedImages(Builder):
         else:
             source = coco_files.read_folder(manual_dir)
         return {
-            split: [
-                {"image": NO_IMAGE, **example, "captions": "\n".join(example["captions"])}
-                for example in examples
-            ]
+            split: [{**example, "captions": "\n".join(example["captions"])} for example in examples]
             for split, examples in source.items()
         }
 

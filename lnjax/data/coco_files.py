@@ -213,8 +213,9 @@ def read_captions(path: Path) -> list[tuple[str, ...]]:
             caption = " ".join(line.decode("utf-8").split())
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{path} line {place}: byte {error.start + 1} is {line[error.start : error.end]!r}, "
-                "not UTF-8; expected a caption in UTF-8; convert the file (as with iconv)"
+                f"{path} line {place}: byte {error.start + 1} is "
+                f"{line[error.start : error.end]!r}, not UTF-8; expected a caption in "
+                "UTF-8; convert the file (as with iconv)"
             ) from error
         if not caption:
             raise DataError(
@@ -227,9 +228,7 @@ def read_captions(path: Path) -> list[tuple[str, ...]]:
             f"{path} line {len(captions)}: the last of {len(captions)} captions; expected "
             f"{NUM_CAPTIONS} for each image, a multiple; take the published file"
         )
-    return [
-        tuple(captions[i : i + NUM_CAPTIONS]) for i in range(0, len(captions), NUM_CAPTIONS)
-    ]
+    return [tuple(captions[i : i + NUM_CAPTIONS]) for i in range(0, len(captions), NUM_CAPTIONS)]
 
 
 def open_rows(path: Path) -> np.ndarray:
@@ -276,8 +275,9 @@ def rows_per_image(path: Path, num_rows: int, num_images: int, captions: str) ->
         if num_rows == each * num_images:
             return each
     raise DataError(
-        f"{path}: {num_rows} rows, but {num_images * NUM_CAPTIONS} captions in {captions}; expected "
-        f"a row for each image, {num_images}, or for each caption; take both files of one release"
+        f"{path}: {num_rows} rows, but {num_images * NUM_CAPTIONS} captions in {captions}; "
+        f"expected a row for each image, {num_images}, or for each caption; take both files of one "
+        "release"
     )
 
 

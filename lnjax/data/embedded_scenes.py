@@ -1,4 +1,4 @@
-"""The embedded scenes: two to four handwritten digits in the cells of a 2 x 2 grid, in five captions.
+"""The embedded scenes: two to four handwritten digits in a 2 x 2 grid, with five captions each.
 
 The digits are real (`embedded_digits`), the scenes and the sentences are made. A split's scenes are
 composed of that split's digits, so no image of a digit is in two splits. The scenes of validation
@@ -18,6 +18,7 @@ SEED = 0
 NUM_SCENES = {"train": 8000, "validation": 500, "test": 500}
 NUM_CAPTIONS = 5
 SIDE = 28  # of a cell, in pixels
+SHAPE = (2 * SIDE, 2 * SIDE, 1)
 WIDTH = 256  # features of a cell
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -61,8 +62,7 @@ def make_split(
         image = np.zeros((2, SIDE, 2, SIDE, 1), np.uint8)
         for cell, i in zip(cells, chosen, strict=True):
             image[cell // 2, :, cell % 2] = digits["image"][i]
-        image = image.reshape(2 * SIDE, 2 * SIDE, 1)
-        scenes.append({"image": image, "captions": describe(placed, rng)})
+        scenes.append({"image": image.reshape(SHAPE), "captions": describe(placed, rng)})
     return scenes
 
 
@@ -74,16 +74,20 @@ def describe(placed: Mapping[int, int], rng: np.random.Generator) -> list[str]:
     while others == cells:
         others = rng.permutation(cells).tolist()
     first, second = sorted(rng.permutation(cells)[:2].tolist())
-    one, other = (f"a {WORDS[placed[cell]]}" for cell in (first, second))
+    one, other = (_named(placed[cell]) for cell in (first, second))
     there, back = RELATIONS[first, second]
     return [
-        _listed(f"a {WORDS[placed[cell]]} {CELLS[cell]}" for cell in cells),
-        _listed(f"a {WORDS[placed[cell]]} {CELLS[cell]}" for cell in others),
+        _listed(f"{_named(placed[cell])} {CELLS[cell]}" for cell in cells),
+        _listed(f"{_named(placed[cell])} {CELLS[cell]}" for cell in others),
         f"{WORDS[len(cells)]} digits in reading order "
         + " ".join(WORDS[placed[cell]] for cell in cells),
         f"{one} {there} {other}" if rng.integers(2) else f"{other} {back} {one}",
         _listed(f"{_coarse(placed[cell])} {CELLS[cell]}" for cell in cells),
     ]
+
+
+def _named(digit: int) -> str:
+    return f"{'an' if digit == 8 else 'a'} {WORDS[digit]}"
 
 
 def _coarse(digit: int) -> str:

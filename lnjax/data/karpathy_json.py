@@ -54,8 +54,8 @@ def read(path: Path) -> dict[str, list[Image]]:
             )
         if image_id in split_of:
             raise DataError(
-                f"{place}: the image {image_id} of split {split!r} stands in {split_of[image_id]!r} "
-                f"already; expected every image once; {_CURE}"
+                f"{place}: the image {image_id} of split {split!r} stands in "
+                f"{split_of[image_id]!r} already; expected every image once; {_CURE}"
             )
         split_of[image_id] = split
         _check_captions(place, captions)
