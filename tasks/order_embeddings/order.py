@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from lnjax.typing import Array
 
-BLOCK = 8  # images whose violations are held at once
+BLOCK = 4  # images whose violations are held at once
 
 
 def unit(x: Array) -> Array:
