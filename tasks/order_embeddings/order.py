@@ -30,7 +30,7 @@ def unit(x: Array) -> Array:
     x = x / jnp.where(zero, 1, largest)
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     # The zero is taken out before the root, whose derivative there is infinite.
-    return x / jnp.sqrt(jnp.where(zero, 1, square))
+    return jnp.where(zero, 0, x / jnp.sqrt(jnp.where(zero, 1, square)))
 
 
 def violations(captions: Array, images: Array) -> Array:
