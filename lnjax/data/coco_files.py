@@ -316,8 +316,9 @@ def check_rows(path: Path, each: int) -> Iterator[int]:
         yield from (zlib.crc32(row.tobytes()) for row in groups[:, 0])
 
 
-def _refuse_row(path: Path, first: int, bad: np.ndarray, what: str) -> None:
-    if bad.any():
+def _refuse_row(path: Path, first: int, bad: np.ndarray | np.bool_, what: str) -> None:
+    places = np.flatnonzero(bad)
+    if places.size:
         raise DataError(
-            f"{path} row {first + int(bad.argmax())} (from 0): {what}; extract the features again"
+            f"{path} row {first + int(places[0])} (from 0): {what}; extract the features again"
         )

@@ -83,9 +83,10 @@ class OrderTask(TaskDefaults):
         `lnjax.data.caption_batches`.
         """
         mask, image = batch["mask"], batch["image"]
-        captions, images = self.network.apply(
+        embedded: Any = self.network.apply(
             {"params": params}, batch["tokens"][:, 0], batch["lengths"][:, 0], batch["features"]
         )
+        captions, images = embedded
         real = mask[:, None] & mask[None, :] & (image[:, None] != image[None, :])
         distance = self.distance(captions, images)
         loss, positive, number = order.contrasts(distance, self.margin, real)
@@ -104,11 +105,10 @@ class OrderTask(TaskDefaults):
         self, params: Params, model_state: ModelState, batch: Batch, rngs: Mapping[str, PRNGKey]
     ) -> PyTree:
         """The embeddings of all captions (B, K, D) and images (B, D)."""
-        variables = {"params": params}
-        captions, images = self.network.apply(
-            variables, batch["tokens"], batch["lengths"], batch["features"]
+        embedded: Any = self.network.apply(
+            {"params": params}, batch["tokens"], batch["lengths"], batch["features"]
         )
-        return {"captions": captions, "images": images}
+        return dict(zip(("captions", "images"), embedded, strict=True))
 
     def evaluate(self, pairs: Iterable[tuple[Batch, PyTree]]) -> dict[str, float]:
         """Retrieval in each whole fold of the split, the mean over the folds."""

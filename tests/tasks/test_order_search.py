@@ -36,7 +36,7 @@ def test_the_nearest_are_found(coco):
     assert [query.text for query in queries] == texts
     words = list(spec["words"])
     features = folder.features["test"] / np.linalg.norm(folder.features["test"], axis=1)[:, None]
-    images = task.network.apply({"params": params}, features, method="images")
+    images = np.asarray(task.network.apply({"params": params}, features, method="images"))
     for query, tokens in zip(queries, (texts[0].split(), "dog on the hill".split()), strict=True):
         ids = np.array([*(words.index(token) + 2 for token in tokens), 0], np.int32)
         caption = task.network.apply({"params": params}, ids, np.int32(len(ids)), method="captions")
