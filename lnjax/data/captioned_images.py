@@ -81,28 +81,26 @@ def rows_of(records: Sequence[Example]) -> np.ndarray:
     return np.array([record["row"] for record in records], np.int64)
 
 
-def open_features(prepared: Prepared, manual_dir: Path | None) -> dict[str, np.ndarray]:
-    """The features of each split by `row`: (rows, F) floating point, none negative.
+def open_features(prepared: Prepared, manual_dir: Path | None, split: str) -> np.ndarray:
+    """The features of a split by `row`: (rows, F) floating point, none negative.
 
     Args:
         prepared: of `CaptionedImages`.
-        manual_dir: as it was for `prepare`. COCO's features are memory maps of its files.
+        manual_dir: as it was for `prepare`. COCO's features are a memory map of its file.
+        split: such as "train".
 
     Raises: DataError if a file is missing or no such array, or scenes have other features than
         when they were prepared.
     """
     if prepared.config == "real":
-        return coco_files.open_features(manual_dir)
-    features = {}
-    for split, records in prepared.splits.items():
-        images = np.stack([record["image"] for record in records])
-        features[split] = embedded_scenes.features(images)
-        expected = [int(record["features_crc32"]) for record in records]
-        if _checksums(features[split]) != expected:
-            raise DataError(
-                f"captioned_images/embedded, split {split!r}: this machine computes other features "
-                "than the one that prepared the set; delete the prepared data and run again"
-            )
+        return coco_files.open_features(manual_dir, split)
+    records = prepared.splits[split]
+    features = embedded_scenes.features(np.stack([record["image"] for record in records]))
+    if _checksums(features) != [int(record["features_crc32"]) for record in records]:
+        raise DataError(
+            f"captioned_images/embedded, split {split!r}: this machine computes other features "
+            "than the one that prepared the set; delete the prepared data and run again"
+        )
     return features
 
 

@@ -106,27 +106,30 @@ def source_key(manual_dir: Path | None) -> str:
     return source_files.key(files.base, files.all())
 
 
-def open_features(manual_dir: Path | None) -> dict[str, np.ndarray]:
-    """The features of each split as a read-only memory map (rows, WIDTH).
+def open_features(manual_dir: Path | None, split: str) -> np.ndarray:
+    """The features of a split as a read-only memory map (rows, WIDTH).
 
     Raises: DataError if a file is missing or no such array.
     """
-    return {split: open_rows(path) for split, path in find_files(manual_dir).features.items()}
+    return open_rows(find_files(manual_dir).features[split])
 
 
 def refuse_fewer(manual_dir: Path | None, least: Mapping[str, int]) -> None:
-    """Looks at the heads of the files for splits that are too small, before they are read.
+    """Looks for splits that are too small before all is read: at rows, and at lines of captions.
 
     Args:
         least: images that a split must have.
 
-    Raises: DataError for the first split with fewer rows.
+    Raises: DataError for the first split with fewer.
     """
-    features = find_files(manual_dir).features
+    files = find_files(manual_dir)
     for split, number in least.items():
-        found = len(open_rows(features[split]))
+        path = files.captions.get(split, files.features[split])
+        found = len(open_rows(files.features[split]))
+        if split in files.captions:
+            found = min(found, len(read_captions(path)))
         if found < number:
-            raise too_few(features[split], split, found, number)
+            raise too_few(path, split, found, number)
 
 
 def too_few(place: object, split: str, found: int, least: int) -> DataError:

@@ -61,13 +61,14 @@ def find(
         others than those of the run. (DataError: they cannot be opened.)
     """
     queries = [_tokens(task, text) for text in texts]
-    opened = sets.open_sets(config)
-    if opened.prepared.digest != spec["digest"]:
+    prepared = sets.prepare(config)
+    if prepared.digest != spec["digest"]:
         raise ValueError(
-            f"{opened.prepared.name}/{opened.prepared.config}: the images are not those that the"
+            f"{prepared.name}/{prepared.config}: the images are not those that the"
             " run was trained with; give it back the files that it had, or train again"
         )
-    split, records = opened.splits[SPLIT], opened.prepared.splits[SPLIT]
+    records = prepared.splits[SPLIT]
+    split = sets.open_split(config, prepared, SPLIT, task.vocabulary)
     numbers = range(len(records))
     embedded = [
         _images(params, split.batch(numbers[first : first + _BATCH], 1)["features"], task=task)

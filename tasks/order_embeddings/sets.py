@@ -3,7 +3,7 @@ cut into batches of one width. Not bucketed by length: that would give every cap
 its own length."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lnjax.data import caption_batches, captioned_images, coco_files, pipeline, preparation
 from lnjax.data.caption_batches import CaptionedSplit
@@ -15,44 +15,40 @@ from lnjax.training.task import TaskData
 EVALS = {"eval": "validation", "test": "test"}  # prefix of the metrics -> split
 
 
-class Sets(NamedTuple):
-    """The prepared set and what a model reads of it."""
-
-    prepared: Prepared
-    vocabulary: Vocabulary  # of the captions of train and validation, as the paper's code has it
-    splits: dict[str, CaptionedSplit]
-
-
-def open_sets(config: Any) -> Sets:
-    """Opens the set that a config names; prepares it if it is not there.
+def prepare(config: Any) -> Prepared:
+    """The set that a config names, prepared if it is not there.
 
     Raises:
-      DataError: the files are missing or cannot be used; nothing is written then.
+      DataError: the files are missing, cannot be used, or have fewer images than the folds need.
     """
-    manual_dir = Path(config.data_dir).expanduser() if config.data_dir else None
     if config.data == "real":
-        coco_files.refuse_fewer(manual_dir, images_needed(config))
-    prepared = preparation.prepare(CaptionedImages, config.data, manual_dir=manual_dir)
+        coco_files.refuse_fewer(_folder(config), images_needed(config))
+    prepared = preparation.prepare(CaptionedImages, config.data, manual_dir=_folder(config))
     for split, least in images_needed(config).items():
         if (found := len(prepared.splits[split])) < least:
             place = f"{prepared.name}/{prepared.config}"
             raise coco_files.too_few(place, split, found, least)
-    captions = {
-        split: [captions_of(record) for record in records]
-        for split, records in prepared.splits.items()
-    }
-    known = (line for split in ("train", "validation") for five in captions[split] for line in five)
-    vocabulary = Vocabulary.from_counts(caption_batches.count_words(known))
-    features = captioned_images.open_features(prepared, manual_dir)
-    splits = {
-        split: CaptionedSplit(
-            features=features[split],
-            rows=captioned_images.rows_of(records),
-            tokens=caption_batches.encode(captions[split], vocabulary),
-        )
-        for split, records in prepared.splits.items()
-    }
-    return Sets(prepared, vocabulary, splits)
+    return prepared
+
+
+def open_split(
+    config: Any, prepared: Prepared, split: str, vocabulary: Vocabulary
+) -> CaptionedSplit:
+    """What a model reads of a split of the set that `prepare` gave.
+
+    Raises:
+      DataError: as `captioned_images.open_features`.
+    """
+    records = prepared.splits[split]
+    return CaptionedSplit(
+        features=captioned_images.open_features(prepared, _folder(config), split),
+        rows=captioned_images.rows_of(records),
+        tokens=caption_batches.encode([captions_of(record) for record in records], vocabulary),
+    )
+
+
+def _folder(config: Any) -> Path | None:
+    return Path(config.data_dir).expanduser() if config.data_dir else None
 
 
 def images_needed(config: Any) -> dict[str, int]:
@@ -63,7 +59,16 @@ def images_needed(config: Any) -> dict[str, int]:
 
 def make_data(config: Any) -> TaskData:
     """Training with one caption an image, evaluation with all."""
-    prepared, vocabulary, splits = open_sets(config)
+    prepared = prepare(config)
+    vocabulary = Vocabulary.from_counts(  # of train and dev, as the paper's code has it
+        caption_batches.count_words(
+            line
+            for split in ("train", "validation")
+            for record in prepared.splits[split]
+            for line in captions_of(record)
+        )
+    )
+    splits = {name: open_split(config, prepared, name, vocabulary) for name in prepared.splits}
     longest = max(split.tokens.longest for split in splits.values())
     width = min(longest, config.max_tokens or longest) + 1
     threads = 2 if config.data == "real" else 0  # rows of a file are worth reading ahead

@@ -231,8 +231,13 @@ def test_no_folder(refused):
 def test_too_few_images_for_the_folds(tmp_path):
     folder = CocoFolder(tmp_path)
     coco_files.refuse_fewer(folder.base, {"validation": 3, "test": 4})
-    with pytest.raises(DataError, match=r"test\.npy: 4 images.*at least 5 for the folds"):
+    with pytest.raises(DataError, match=r"test\.txt: 4 images.*at least 5 for the folds"):
         coco_files.refuse_fewer(folder.base, {"validation": 3, "test": 5})
+    folder.write_json()
+    for split in SPLITS.values():
+        folder.text(split).unlink()
+    with pytest.raises(DataError, match=r"val\.npy: 3 images.*at least 4 for the folds"):
+        coco_files.refuse_fewer(folder.base, {"validation": 4})
 
 
 def test_prepared(tmp_path):
@@ -246,13 +251,12 @@ def test_prepared(tmp_path):
     lengths = [len(line.split()) for line in folder.captions["train"]]
     expected = {"images": 7, "tokens": sum(lengths), "max_tokens": max(lengths)}
     assert prepared.statistics == expected
-    features = open_features(prepared, folder.base)
     for split, name in SPLITS.items():
-        records = prepared.splits[split]
+        records, features = prepared.splits[split], open_features(prepared, folder.base, split)
         assert [tuple(captions_of(record)) for record in records] == fives(folder.captions[name])
         assert not any("image" in record for record in records)
-        assert isinstance(features[split], np.memmap) and not features[split].flags.writeable
-        np.testing.assert_array_equal(features[split][rows_of(records)], folder.features[name])
+        assert isinstance(features, np.memmap) and not features.flags.writeable
+        np.testing.assert_array_equal(features[rows_of(records)], folder.features[name])
     # Other features are another set, even where captions, sizes and times are the same.
     status = folder.npy("test").stat()
     change_row(folder, "test", slice(0, 5), 2.0)

@@ -136,9 +136,9 @@ def test_prepared(prepared, scenes):
     assert captions_of(record) == scenes["validation"][3]["captions"]
     assert (record["id"], record["row"]) == ("validation/3", 3)
     assert prepared.statistics["max_tokens"] == 17
-    features = open_features(prepared, None)
+    features = open_features(prepared, None, "test")
     images = np.stack([scene["image"] for scene in scenes["test"]])
-    np.testing.assert_array_equal(features["test"], embedded_scenes.features(images))
+    np.testing.assert_array_equal(features, embedded_scenes.features(images))
 
 
 def test_the_scenes_stay_what_they_are(scenes):
@@ -155,4 +155,4 @@ def test_other_features_than_when_prepared_are_refused(prepared, monkeypatch):
     changed = embedded_scenes.features
     monkeypatch.setattr(embedded_scenes, "features", lambda images: changed(images) + 1)
     with pytest.raises(DataError, match="computes other features"):
-        open_features(prepared, None)
+        open_features(prepared, None, "test")

@@ -392,12 +392,13 @@ def test_data_of_a_run_on_coco(tmp_path, monkeypatch):
     folder = CocoFolder(tmp_path / "coco", each=5)
     config = config_file.get_config("paper")
     config.data_dir = str(folder.base)
-    with pytest.raises(DataError, match=r"15 images of the split 'validation'; expected at least"):
+    config.fold_images, config.test_folds = 4, 1
+    with pytest.raises(DataError, match=r"3 images of the split 'validation'; expected at least 4"):
         order_embeddings.make_data(config)
     config.fold_images, config.test_folds = 2, 3
     with pytest.raises(DataError, match=r"4 images of the split 'test'; expected at least 6"):
-        # The file has 20 rows, five for each image: only the captions tell.
         order_embeddings.make_data(config)
+    assert not (tmp_path / "cache").exists()
     config.test_folds, config.batch_size, config.eval_batch_size = 2, 3, 3
     data = order_embeddings.make_data(config)
     counts = {}
