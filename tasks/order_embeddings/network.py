@@ -59,7 +59,8 @@ class OrderNetwork(nn.Module):
 
     def captions(self, tokens: Array, lengths: Array) -> Array:
         """tokens (..., T) int32, lengths (...) with the end's step -> (..., D); length 0: zeros."""
-        last, _ = self.sentence(self.words(tokens), seq_lengths=lengths)
+        start = jnp.zeros((*lengths.shape, self.features), self._wide)
+        last, _ = self.sentence(self.words(tokens), initial_carry=start, seq_lengths=lengths)
         return self._embedding(last)
 
     def images(self, features: Array) -> Array:
@@ -70,5 +71,9 @@ class OrderNetwork(nn.Module):
         return self.captions(tokens, lengths), self.images(features)
 
     def _embedding(self, x: Array) -> Array:
-        x = unit(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+        x = unit(x.astype(self._wide))
         return jnp.abs(x) if self.absolute else x
+
+    @property
+    def _wide(self) -> DType:
+        return jnp.promote_types(self.dtype, jnp.float32)
