@@ -5,8 +5,9 @@
     python -m lnjax.data check   --task handwriting --config real --manual_dir /data/iam
 
 The data sets: handwriting (IAM-OnDB), digits (MNIST), fashion_mnist, cifar10, binarized_mnist,
-senteval (SICK, MR, CR, SUBJ, MPQA), sentences (BookCorpus),
-captioned_images (COCO).
+captioned_images (COCO), cloze_questions (CNN), sentences (BookCorpus), and senteval (SICK, MR, CR,
+SUBJ, MPQA).
+
 `prepare` fills the cache ($LNJAX_DATA_DIR, else $TFDS_DATA_DIR, else ~/.cache/lnjax), `check`
 writes nothing. Both print the number of records of each split beside the expected one. Exit code 2:
 the data cannot be used, the reason on stderr.
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from lnjax.data.binarized_mnist import BinarizedMnist
 from lnjax.data.captioned_images import CaptionedImages
 from lnjax.data.cifar10 import Cifar10
+from lnjax.data.cloze_questions import ClozeQuestions
 from lnjax.data.digits import Digits
 from lnjax.data.errors import DataError
 from lnjax.data.fashion_mnist import FashionMnist
@@ -35,9 +37,10 @@ BUILDERS = {
         FashionMnist,
         Cifar10,
         BinarizedMnist,
-        Senteval,
-        Sentences,
         CaptionedImages,
+        ClozeQuestions,
+        Sentences,
+        Senteval,
     )
 }
 

@@ -198,6 +198,7 @@ def _build(
             builder.source = source or builder_class.read_source(config_name, None)
             with _quiet_tfds(), in_order(), tempfile.TemporaryDirectory() as downloads:
                 builder.download_and_prepare(download_dir=downloads)
+            builder.source = source = {}  # a large set is not to be in memory twice
             _write_facts(builder)
 
 
@@ -320,17 +321,24 @@ def _read_facts(builder: "Builder") -> dict[str, Any]:
 
 def _write_facts(builder: "Builder") -> dict[str, Any]:
     """Reads the prepared records back and stores their digests and the statistics beside them."""
-    records: dict[str, Sequence[dict[str, Any]]] = {
-        name: _Records(builder, name) for name in sorted(builder.info.splits)
-    }
-    if builder.IN_MEMORY:
-        records = {name: list(of_split) for name, of_split in records.items()}
-    digests = {name: _digest(of_split) for name, of_split in records.items()}
+    digests: dict[str, str] = {}
+    statistics: dict[str, Any] = {}
+    splits = sorted(builder.info.splits)
+    for name in splits:
+        records: Sequence[dict[str, Any]] = _Records(builder, name)
+        if builder.IN_MEMORY:
+            records = list(records)
+        digests[name] = _digest(records)
+        if name == "train":
+            statistics = builder.statistics(records)
+        del records  # before the next split is read
+    if "train" not in splits:
+        statistics = builder.statistics([])
     facts = {
         "digest_rule": _DIGEST_RULE,
         "digest": hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest(),
         "split_digests": digests,
-        "statistics": builder.statistics(records.get("train", [])),
+        "statistics": statistics,
     }
     path = Path(builder.data_path) / RECORD_FILE
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
