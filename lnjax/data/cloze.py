@@ -40,7 +40,8 @@ def baselines(questions: Iterable[Question]) -> dict[str, float]:
     }
     won = dict.fromkeys(guesses, 0.0)
     number = 0
-    for number, example in enumerate(questions, start=1):
+    for example in questions:
+        number += 1
         passage, question = example["passage"].split(), example["question"].split()
         for name, scores in guesses.items():
             won[name] += share(scores(passage, question), example["answer"])
@@ -106,4 +107,4 @@ def sentences(tokens: Sequence[str]) -> list[list[str]]:
 
 
 _ENDS = {".", "!", "?"}
-_QUOTES = {"'", '"', "''", "”", "’"}
+_QUOTES = {"'", '"', "''", "\u2019", "\u201d"}

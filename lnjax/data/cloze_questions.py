@@ -49,21 +49,21 @@ class ClozeQuestions(Builder):
     def source_key(cls, config_name: str, manual_dir: Path | None) -> str:
         if config_name == "embedded":
             return ""
-        texts, pickles = _places(manual_dir)
-        if texts is not None:
-            of_splits = cnn_questions.files(texts).values()
-            return source_files.key(texts, (path for paths in of_splits for path in paths))
-        return source_files.key(pickles, cnn_pickles.files(pickles))
+        folder, pickled = _place(manual_dir)
+        if pickled:
+            return source_files.key(folder, cnn_pickles.files(folder))
+        of_splits = cnn_questions.files(folder).values()
+        return source_files.key(folder, (path for paths in of_splits for path in paths))
 
     @classmethod
     def read_source(cls, config_name: str, manual_dir: Path | None) -> Source:
         if config_name == "embedded":
             return two_translators.all_questions()
-        texts, pickles = _places(manual_dir)
-        if texts is not None:
-            found = cnn_questions.files(texts)
-            return {split: cnn_questions.read_split(paths) for split, paths in found.items()}
-        return cnn_pickles.read_tree(pickles)
+        folder, pickled = _place(manual_dir)
+        if pickled:
+            return cnn_pickles.read_tree(folder)
+        found = cnn_questions.files(folder)
+        return {split: cnn_questions.read_split(paths) for split, paths in found.items()}
 
     @classmethod
     def statistics(cls, train: Sequence[Example]) -> dict[str, Any]:
@@ -82,17 +82,18 @@ class ClozeQuestions(Builder):
         }
 
 
-def _places(manual_dir: Path | None) -> tuple[Path | None, Path | None]:
-    """The folder of `.question` files, or that of pickles."""
+def _place(manual_dir: Path | None) -> tuple[Path, bool]:
+    """The folder of `.question` files or that of pickles, and whether it is the latter."""
     if manual_dir is None:
         raise DataError(
             "cloze_questions/real: no folder was given (in training: --config.data_dir); expected "
             f"the one of the CNN questions:\n{cnn_questions.TREE}\nor\n{cnn_pickles.TREE}"
         )
-    texts, pickles = cnn_questions.find(manual_dir), cnn_pickles.find(manual_dir)
-    if texts is None and pickles is None:
-        raise DataError(
-            f"{manual_dir}: neither questions/ nor dict.pkl found; expected this tree:\n"
-            f"{cnn_questions.TREE}\nor\n{cnn_pickles.TREE}"
-        )
-    return texts, pickles
+    if (texts := cnn_questions.find(manual_dir)) is not None:
+        return texts, False
+    if (pickles := cnn_pickles.find(manual_dir)) is not None:
+        return pickles, True
+    raise DataError(
+        f"{manual_dir}: neither questions/ nor dict.pkl found; expected this tree:\n"
+        f"{cnn_questions.TREE}\nor\n{cnn_pickles.TREE}"
+    )

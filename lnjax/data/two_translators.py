@@ -46,7 +46,7 @@ def names(texts: Iterable[str]) -> frozenset[str]:
                 lower[word] += 1
                 continue
             capitalised[word] += 1
-            before = text[: match.start()].rstrip(" \"'([‘“")
+            before = text[: match.start()].rstrip(" \"'([\u2018\u201c")
             if before and (before[-1].isalpha() or before[-1] in ",;"):
                 mid_sentence[word] += 1
     return frozenset(

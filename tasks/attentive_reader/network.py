@@ -1,5 +1,5 @@
-r"""The attentive reader as it was trained for the paper's Fig. 2: two LSTMs, one of them looked back
-at through the question (Hermann et al. 2015; Cooijmans et al. 2017; Ba et al. 2016, 6.2).
+r"""The attentive reader as it was trained for the paper's Fig. 2: the states of an LSTM over the
+passage, weighed by the question (Hermann et al. 2015; Cooijmans et al. 2017; Ba et al. 2016, 6.2).
 
 .. math::
     h_t &= \mathrm{LSTM}(E[\mathrm{passage}])_t, \qquad
@@ -25,8 +25,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 import lnjax
-from lnjax.ops import lengths_to_mask, zero_padding
 from lnjax.cells.lstm import Norm
+from lnjax.ops import lengths_to_mask, zero_padding
 from lnjax.typing import Array, Batch, DType, PRNGKey
 
 CELL_NORMS: Mapping[str, Norm] = {"layer": "layer", "rms": "rms", "none": None}

@@ -5,7 +5,8 @@ batch is passage (B, T) and question (B, U) int32, padded with 0, passage_length
 (B,) int32, answer (B,) int32, an id, and mask (B,) bool.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from lnjax.data.cloze import ENTITY, PLACEHOLDER, is_entity
 from lnjax.data.vocabulary import FIRST_WORD, Vocabulary
 
 Question = Mapping[str, str]
+TEXTS = ("passage", "question", "answer")
 
 
 class Ragged(NamedTuple):
@@ -60,15 +62,38 @@ def make_vocabulary(
     return Vocabulary((*marks, *frequent.words))
 
 
-def count_entities(splits: Sequence[Sequence[Question]]) -> int:
-    """The highest number of an entity of any question, plus 1."""
-    highest = -1
-    for split in splits:
-        for example in split:
-            for field in ("passage", "question", "answer"):
-                for number in ENTITY.findall(example[field]):
-                    highest = max(highest, int(number))
-    return highest + 1
+def count_entities(counts: Mapping[str, int], splits: Iterable[Sequence[Question]]) -> int:
+    """The highest number of an entity among the words of `counts` and in `splits`, plus 1."""
+    held_out = (example[field] for split in splits for example in split for field in TEXTS)
+    words = itertools.chain(counts, *(text.split() for text in held_out))
+    numbers = (int(match[1]) for match in map(ENTITY.fullmatch, words) if match)
+    return max(numbers, default=-1) + 1
+
+
+def edges_for(splits: Iterable[Questions], edges: str) -> tuple[int, ...]:
+    """The numbers of `edges`, up to the first that holds every passage; if none does, the longest
+    passage is one more.
+
+    Raises: ValueError if `edges` is not a list of ascending numbers.
+    """
+    try:
+        numbers = tuple(map(int, edges.split()))
+    except ValueError:
+        numbers = ()
+    if not numbers or numbers[0] < 1 or any(a >= b for a, b in itertools.pairwise(numbers)):
+        raise ValueError(f"length_edges={edges!r} must be ascending numbers such as '64 96 128'")
+    longest = max(int(split.passage.lengths.max()) for split in splits)
+    below = tuple(edge for edge in numbers if edge < longest)
+    return (*below, next((edge for edge in numbers if edge >= longest), longest))
+
+
+def question_widths(splits: Sequence[Questions], edges: Sequence[int]) -> dict[int, int]:
+    """For each edge the longest question on a passage that is not longer: one width a bucket."""
+    widths = {}
+    for edge in edges:
+        lengths = [split.question.lengths[split.passage.lengths <= edge] for split in splits]
+        widths[edge] = int(np.concatenate(lengths).max(initial=1))
+    return widths
 
 
 def encode(

@@ -1,0 +1,84 @@
+"""The attentive reader on questions with one name left out (paper 6.2, Fig. 2).
+
+python train.py --config=configs/attentive_reader.py
+python train.py --config=configs/attentive_reader.py --config.norm=none
+python train.py --config=configs/attentive_reader.py:paper --config.data_dir=<folder of questions>
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+VARIANTS = ("long", "paper", "smoke")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = common.get_config()
+    config.task = "attentive_reader"
+    config.num_steps = 4000
+    config.batch_size = 32
+    config.learning_rate = 2e-3
+    config.schedule = "cosine"
+    config.clip_norm = 5.0
+    config.steps_per_call = 8
+    config.log_steps = 80
+    config.eval_steps = 1000
+    config.checkpoint_steps = 1000
+
+    config.norm = "layer"  # or "rms", "none", "batch" (in the LSTMs), "batch_everywhere"
+    config.features = 64  # units of each LSTM, width of the embeddings and of all else
+    config.answers = "passage"  # "passage": among its entities; "vocabulary": among all words
+    config.permute_entities = True  # rename them in every training batch
+    config.dropout = 0.0  # of the embeddings and of what the answer is read from
+    config.initial_gain = 1.0  # of "layer" and "rms"; of "batch" it is 0.1
+    config.forget_offset = 1.0  # bias of the forget gates at the start
+    config.square_init = 1.0  # square kernels start as this times an orthogonal matrix
+    config.embedding_init = 1.0  # deviation of the embeddings at the start; 0: as other kernels
+    config.identical_gates = False  # the gate blocks of both LSTMs start alike
+    config.log_epsilon = 1e-8  # added to the answer's probability before the logarithm
+    config.vocabulary_size = 2500  # most frequent words of training; 0: all
+    config.min_count = 2  # words that are rarer in training are unknown
+    config.drop_last_token = False  # of each passage and question
+    config.length_edges = "112 144 176 240"  # lengths that passages are padded to
+    config.eval_split = "validation"
+
+    if variant == "long":
+        config.num_steps = 24_000
+    elif variant == "paper":
+        config.data = "real"
+        config.num_steps = 800_000
+        config.batch_size = 64
+        config.learning_rate = 8e-5
+        config.schedule = "constant"
+        config.clip_norm = 10.0
+        config.clip = "reader"
+        config.steps_per_call = 1
+        config.log_steps = 100
+        config.eval_steps = 1000
+        config.checkpoint_steps = 1000
+        config.features = 240
+        config.answers = "vocabulary"
+        config.dropout = 0.5
+        config.forget_offset = 0.0
+        config.square_init = 0.05
+        config.embedding_init = 0.0
+        config.identical_gates = True
+        config.vocabulary_size = 0
+        config.drop_last_token = True
+        config.length_edges = "64 96 128 160 192 256 384"
+    elif variant == "smoke":
+        config.num_steps = 20
+        config.batch_size = 4
+        config.eval_batch_size = 100
+        config.steps_per_call = 1
+        config.log_steps = 5
+        config.eval_steps = 20
+        config.checkpoint_steps = 10
+        config.features = 8
+        config.vocabulary_size = 200
+        config.length_edges = "240"
+    elif variant:
+        raise ValueError(
+            f"configs/attentive_reader.py has no variant {variant!r}; known: {VARIANTS}"
+        )
+    return config
