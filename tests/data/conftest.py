@@ -24,6 +24,14 @@ def embedded(embedded_cache):
 
 
 @pytest.fixture(scope="session")
+def cloze_questions(embedded_cache):
+    from lnjax.data import prepare
+    from lnjax.data.cloze_questions import ClozeQuestions
+
+    return prepare(ClozeQuestions, "embedded", cache=embedded_cache)
+
+
+@pytest.fixture(scope="session")
 def toy():
     """The module toy_numbers, loaded once: TFDS refuses a second class of the same name."""
     if "toy_numbers" not in sys.modules:
