@@ -32,7 +32,8 @@ VERSES = 4  # of a passage; passages do not overlap
 NUM_ENTITIES, MAX_PASSAGE, MAX_QUESTION = 20, 168, 48
 MIN_MID_SENTENCE, MAX_LOWER_SHARE = 3, 0.05
 
-_WORD = re.compile(r"[A-Za-zÆæ]+(?:-[A-Za-zÆæ]+)*")
+_CAPITALISED = re.compile(r"\b[A-ZÆ][A-Za-zÆæ]*(?:-[A-Za-zÆæ]+)*")
+_LOWER = re.compile(r"\b[a-zæ]+(?:-[A-Za-zÆæ]+)*")
 
 
 def names(texts: Iterable[str]) -> frozenset[str]:
@@ -41,11 +42,9 @@ def names(texts: Iterable[str]) -> frozenset[str]:
     capitalised: Counter[str] = Counter()
     lower: Counter[str] = Counter()
     for text in texts:
-        for match in _WORD.finditer(text):
+        lower.update(_LOWER.findall(text))
+        for match in _CAPITALISED.finditer(text):
             word = match.group()
-            if not word[0].isupper():
-                lower[word] += 1
-                continue
             capitalised[word] += 1
             before = text[: match.start()].rstrip(" \"'([\u2018\u201c")
             if before and (before[-1].isalpha() or before[-1] in ",;"):
@@ -90,7 +89,7 @@ def _tokens(text: str, number: Mapping[str, int]) -> list[str]:
         word = match.group()
         return f"@n{number[word]}" if word in number else word
 
-    return tokenize(_WORD.sub(mark, re.sub(r"[\[\]]", "", text)))
+    return tokenize(_CAPITALISED.sub(mark, re.sub(r"[\[\]]", "", text)))
 
 
 def _is_name(token: str) -> bool:

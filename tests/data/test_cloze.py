@@ -82,7 +82,7 @@ def test_names_by_rule():
     assert two_translators.names(texts) == {"Noah"}
     # Twice in mid-sentence is not enough, and what begins a sentence does not count.
     assert two_translators.names(["Noah went. Noah and Noah, Noah"]) == frozenset()
-    often = ["the Lot of Lot and Lot"] + ["a lot"]
+    often = ["the Lot of Lot and Lot", "a lot"]
     assert two_translators.names(often) == frozenset()  # a quarter in lower case
     assert two_translators.names([often[0]] * 10 + ["a lot"]) == {"Lot"}
 

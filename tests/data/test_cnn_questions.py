@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lnjax.data import check, cnn_pickles, cnn_questions, prepare
+from lnjax.data import cnn_pickles, cnn_questions, prepare
 from lnjax.data.cloze_questions import ClozeQuestions
+from lnjax.data.preparation import check
 
 CONTEXT = (
     "( @entity1 ) A storm hit @entity4 . It was cold . People of @entity4 slept . "
@@ -117,7 +118,7 @@ def test_bad_files_are_refused(tree, refused, number, line, parts):
     ("content", "parts"),
     [
         (b"", ["byte 0", "empty"]),
-        ("\n".join(LINES[:8]).encode(), ["line 8", "at least 9 lines"]),
+        ("\n".join(LINES[:8]).encode(), ["line 7", "at least 9 lines"]),
         (b"<html>\nnot found\n</html>\n", ["HTML page", "at least 9 lines"]),
         ("\n".join(LINES).encode().replace(b"storm", b"st\xffrm"), ["line 3", "no UTF-8"]),
     ],
@@ -193,7 +194,8 @@ def test_pickles_as_they_are_read(pickles, tmp_path):
 
 def test_pickles_of_python_2_are_read(tmp_path):
     # As Python 2 wrote them: strings of bytes, `long` and `set` of its own builtins.
-    old = b"(lp0\n(dp1\nS'@entit\\xc3\\xa9'\np2\nI4\nsac__builtin__\nset\np3\n((lp4\nI1\natp5\nRp6\na."
+    old = b"(lp0\n(dp1\nS'@entit\\xc3\\xa9'\np2\nI4\nsac__builtin__\nset\np3\n"
+    old += b"((lp4\nI1\natp5\nRp6\na."
     path = tmp_path / "old.pkl"
     path.write_bytes(old)
     assert cnn_pickles.load(path) == [{"@entit\xc3\xa9": 4}, {1}]
