@@ -34,12 +34,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.forget_offset = 1.0  # bias of the forget gates at the start
     config.square_init = 1.0  # square kernels start as this times an orthogonal matrix
     config.embedding_init = 1.0  # deviation of the embeddings at the start; 0: as other kernels
-    config.identical_gates = False  # the gate blocks of both LSTMs start alike
+    config.identical_gates = False  # the gate blocks of an LSTM start alike, all four
+    config.identical_lstms = True  # the LSTM of the question starts as that of the passage
     config.log_epsilon = 1e-8  # added to the answer's probability before the logarithm
     config.vocabulary_size = 2500  # most frequent words of training; 0: all
     config.min_count = 2  # words that are rarer in training are unknown
     config.drop_last_token = False  # of each passage and question
-    config.length_edges = "112 144 176 240"  # lengths that passages are padded to
+    config.length_edges = "128 168"  # lengths that passages are padded to
     config.eval_split = "validation"
 
     if variant == "long":
@@ -76,7 +77,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.checkpoint_steps = 10
         config.features = 8
         config.vocabulary_size = 200
-        config.length_edges = "240"
+        config.length_edges = "128 168"
     elif variant:
         raise ValueError(
             f"configs/attentive_reader.py has no variant {variant!r}; known: {VARIANTS}"

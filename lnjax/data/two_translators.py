@@ -32,8 +32,8 @@ VERSES = 4  # of a passage; passages do not overlap
 NUM_ENTITIES, MAX_PASSAGE, MAX_QUESTION = 20, 168, 48
 MIN_MID_SENTENCE, MAX_LOWER_SHARE = 3, 0.05
 
-_CAPITALISED = re.compile(r"\b[A-ZÆ][A-Za-zÆæ]*(?:-[A-Za-zÆæ]+)*")
-_LOWER = re.compile(r"\b[a-zæ]+(?:-[A-Za-zÆæ]+)*")
+_CAPITALISED = re.compile(r"(?<![A-Za-zÆæ-])[A-ZÆ][A-Za-zÆæ]*(?:-[A-Za-zÆæ]+)*")
+_LOWER = re.compile(r"(?<![A-Za-zÆæ-])[a-zæ]+(?:-[A-Za-zÆæ]+)*")
 
 
 def names(texts: Iterable[str]) -> frozenset[str]:

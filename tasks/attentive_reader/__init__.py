@@ -39,6 +39,7 @@ class ReaderTask(TaskDefaults):
     square_init: float
     embedding_init: float
     identical_gates: bool
+    identical_lstms: bool
     log_epsilon: float
     dtype: str
     name: str = "attentive_reader"
@@ -63,7 +64,12 @@ class ReaderTask(TaskDefaults):
         )
 
     def init(self, rng: PRNGKey, batch: Batch) -> Mapping[str, Any]:
-        return self.network.init(rng, batch, train=False)
+        variables = self.network.init(rng, batch, train=False)
+        if not self.identical_lstms:
+            return variables
+        params = variables["params"]
+        copied = jax.tree.map(jnp.copy, params["passage_lstm"])  # the train step reuses buffers
+        return {**variables, "params": {**params, "question_lstm": copied}}
 
     def loss(
         self,
@@ -144,6 +150,7 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> ReaderTask:
         square_init=config.square_init,
         embedding_init=config.embedding_init,
         identical_gates=config.identical_gates,
+        identical_lstms=config.identical_lstms,
         log_epsilon=config.log_epsilon,
         dtype=config.dtype,
     )
@@ -214,7 +221,7 @@ def make_data(config: Any) -> TaskData:
             "max_steps": max(edges),
         },
         baselines={
-            f"accuracy of {name}": value
+            f"eval/accuracy of {name}": value
             for name, value in cloze.baselines(prepared.splits[config.eval_split]).items()
         },
     )

@@ -48,8 +48,8 @@ class ReaderNetwork(nn.Module):
       forget_offset: the bias of the forget gates at the start.
       square_init: square kernels start as this times an orthogonal matrix.
       embedding_init: deviation of the embeddings at the start; 0: as other kernels.
-      identical_gates: all four gate blocks of both LSTMs start alike, as in the public code, where
-        each initial kernel is drawn from the same seed.
+      identical_gates: the four gate blocks of all kernels of the LSTMs start alike, as in the
+        public code, where each initial kernel is drawn from the same seed.
       max_steps: steps with population statistics of their own, for "batch".
       dtype: of the products.
     """

@@ -208,6 +208,7 @@ def test_the_papers_start():
     ]
     for block in kernels:  # the same seed for each of them
         np.testing.assert_array_equal(block, kernels[0])
+    assert make_task("layer", "paper").identical_lstms
     for square in (kernels[0], params["similarity_kernel"], params["output_mean"]["kernel"]):
         np.testing.assert_allclose(square @ square.T, 0.0025 * np.eye(8), atol=1e-6)
     limit = math.sqrt(6 / (WORDS + 8 + 1))
@@ -227,8 +228,14 @@ def test_the_start_by_the_options():
     assert all(np.all(cell[name] == np.float32(0.1)) for name in ("scale_x", "scale_h", "scale_c"))
     np.testing.assert_array_equal(np.split(cell["bias"], 4)[1], np.full(8, 2.0))
     assert sum(map(abs, cell["bias"].tolist())) == 16
-    wide = started("layer", "paper", embedding_init=3.0)["embedding"]["embedding"]
-    assert 2 < np.std(wide) < 4
+    other = params["question_lstm"]["cell"]["kernel"]
+    np.testing.assert_array_equal(other, cell["kernel"])
+    wide = started(
+        "layer", "paper", embedding_init=3.0, identical_lstms=False, identical_gates=False
+    )
+    assert 2 < np.std(wide["embedding"]["embedding"]) < 4
+    kernels = [wide[f"{name}_lstm"]["cell"]["kernel"] for name in ("passage", "question")]
+    assert not np.allclose(*kernels)
 
 
 def test_batch_norm_starts_with_gains_of_a_tenth():

@@ -1,0 +1,69 @@
+"""Runs of train.py on the attentive reader as a user starts them, and what sample.py says."""
+
+import json
+import shutil
+
+import pytest
+
+from lnjax.data import cloze
+from tests import runs
+
+pytestmark = pytest.mark.xdist_group("reader-run")
+CONFIG = "--config=configs/attentive_reader.py:smoke"
+
+
+def rows(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {name: value for name, value in json.loads(line).items() if name != "seconds"}
+        for line in lines
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run, what it told, its rows, and all of it when resumed from step 10."""
+    folder = tmp_path_factory.mktemp("reader") / "run"
+    command = ["train.py", CONFIG, f"--workdir={folder}"]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        runs.share_caches(tmp_path_factory, monkeypatch)
+        done = runs.run(command)
+        assert done.returncode == 0, done.stderr
+        first = rows(folder)
+        for path in (folder / "checkpoints").glob("20*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        again = runs.run(command)
+        assert again.returncode == 0, again.stderr
+        asked = runs.run(["sample.py", f"--workdir={folder}", f"--out={folder / 'x.png'}"])
+    return folder, done.stderr, first, again.stderr, asked
+
+
+def test_what_a_run_leaves(trained, cloze_questions):
+    _, told, first, _, _ = trained
+    assert {name for row in first for name in row} == {
+        *("step", "train/grad_norm"),
+        *(f"{split}/{name}" for split in ("train", "eval") for name in ("loss", "accuracy")),
+        *("train/error", "eval/error"),
+    }
+    (last,) = [row for row in first if "eval/loss" in row]
+    assert last["step"] == 20 and 0 < last["eval/accuracy"] < 0.5
+    assert last["eval/accuracy"] + last["eval/error"] == pytest.approx(1)
+    held_out = cloze_questions.splits["validation"]
+    right = last["eval/accuracy"] * len(held_out)  # every question counts, and counts once
+    assert right == pytest.approx(round(right), abs=1e-2)
+    for name, value in cloze.baselines(held_out).items():
+        line = f"cloze_questions/embedded: eval/accuracy of {name}: {value:.3f}"
+        assert line in told.splitlines()
+
+
+def test_a_resumed_run_is_the_same(trained):
+    folder, _, first, told, _ = trained
+    assert f"going on from step 10 of {folder}" in told
+    assert rows(folder) == first
+
+
+def test_there_is_nothing_to_draw(trained):
+    *_, asked = trained
+    assert asked.returncode == 2
+    (line,) = [line for line in asked.stderr.splitlines() if line.startswith("error: ")]
+    assert "attentive_reader" in line and not asked.stdout
