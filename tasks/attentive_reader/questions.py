@@ -5,6 +5,7 @@ batch is passage (B, T) and question (B, U) int32, padded with 0, passage_length
 (B,) int32, answer (B,) int32, an id, and mask (B,) bool.
 """
 
+import array
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -100,7 +101,7 @@ def encode(
     split: Sequence[Question], vocabulary: Vocabulary, *, drop_last_token: bool
 ) -> Questions:
     """A split as ids; with `drop_last_token` without the last of each passage and question."""
-    fields: dict[str, list[np.ndarray]] = {"passage": [], "question": []}
+    fields = {"passage": _Growing(), "question": _Growing()}
     answers = []
     for example in split:
         for field, rows in fields.items():
@@ -109,9 +110,23 @@ def encode(
             rows.append(vocabulary.encode(tokens[:keep]))
         answers.append(example["answer"])
     return Questions(
-        **{field: _ragged(rows) for field, rows in fields.items()},
+        **{field: rows.ragged() for field, rows in fields.items()},
         answer=vocabulary.encode(answers),
     )
+
+
+class _Growing:
+    """Rows that are appended to one buffer: of a large split there is no second copy."""
+
+    def __init__(self) -> None:
+        self._ids, self._starts = array.array("i"), array.array("q", [0])
+
+    def append(self, row: np.ndarray) -> None:
+        self._ids.frombytes(row.tobytes())
+        self._starts.append(len(self._ids))
+
+    def ragged(self) -> Ragged:
+        return Ragged(np.frombuffer(self._ids, np.int32), np.frombuffer(self._starts, np.int64))
 
 
 def collate(
@@ -144,8 +159,3 @@ def permute_entities(
         name: renamed(ids) if name in ("passage", "question", "answer") else ids
         for name, ids in batch.items()
     }
-
-
-def _ragged(rows: Sequence[np.ndarray]) -> Ragged:
-    starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    return Ragged(np.concatenate(rows), starts)
