@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lnjax.data import DataError, cache_dir, prepare
+from lnjax.data import DataError, cache_dir, preparation, prepare
 from lnjax.data.preparation import RECORD_FILE, check
 
 HERE = Path(__file__).parent
@@ -281,3 +281,11 @@ def test_imports(tmp_path):
     process = run_python(code)
     _, err = process.communicate()
     assert process.returncode == 0, err
+
+
+def test_a_split_is_read_in_pieces(toy, toy_data, monkeypatch):
+    whole, cache = toy_data
+    expected = records(whole)
+    monkeypatch.setattr(preparation, "_AT_ONCE", 5)
+    pieces = prepare(toy.ToyNumbers, "embedded", cache=cache)
+    assert records(pieces) == expected and pieces.digest == whole.digest
