@@ -92,16 +92,18 @@ class ReaderNetwork(nn.Module):
         both = self.param("similarity_kernel", self.kernel_init, (self.features, self.features))
         asked = jnp.matmul(jnp.matmul(q, both), both.T)  # <h W, q W> = <h, q W W^T>
         similarity = jnp.einsum("bth,bh->bt", h, asked)
-        m = self.affine("attention_passage", h, train, use_bias=True, mask=real)
-        m += self.affine("attention_question", q, train)[:, None] + similarity[..., None]
+        rows = batch["mask"]
+        m = self.affine("attention_passage", h, train, real, use_bias=True)
+        m += self.affine("attention_question", q, train, rows)[:, None] + similarity[..., None]
         v = self.param("attention_kernel", vector, (self.features,))
         alpha = masked_softmax(jnp.einsum("bth,h->bt", jnp.tanh(m), v), real)
         attended = jnp.einsum("bt,bth->bh", alpha, h)
         steps = jnp.maximum(batch["passage_length"], 1).astype(h.dtype)[:, None]
         mean = jnp.sum(zero_padding(h, real), axis=1) / steps
 
-        g = self.affine("output_attended", attended, train, use_bias=True)
-        g += self.affine("output_question", q, train) + self.affine("output_mean", mean, train)
+        g = self.affine("output_attended", attended, train, rows, use_bias=True)
+        g += self.affine("output_question", q, train, rows)
+        g += self.affine("output_mean", mean, train, rows)
         logits = lnjax.Dense(
             self.num_answers, norm=None, kernel_init=uniform, dtype=self.dtype, name="logits"
         )(dropout(jnp.tanh(g)))
@@ -118,6 +120,7 @@ class ReaderNetwork(nn.Module):
             "kernel_init": start,
             "recurrent_kernel_init": start,
             "bias_init": lnjax.forget_gate_bias(self.forget_offset),
+            "parent": None,  # it becomes a part of the layer below
             "dtype": self.dtype,
         }
         if self.norm.startswith("batch"):
@@ -147,13 +150,7 @@ class ReaderNetwork(nn.Module):
         return run
 
     def affine(
-        self,
-        name: str,
-        x: Array,
-        train: bool,
-        *,
-        use_bias: bool = False,
-        mask: Array | None = None,
+        self, name: str, x: Array, train: bool, mask: Array, *, use_bias: bool = False
     ) -> Array:
         """One of the maps that "batch_everywhere" normalizes: (..., H) -> (..., H)."""
         everywhere = self.norm == "batch_everywhere"
