@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from lnjax.data import cloze
+from lnjax.data import cloze, prepare
+from lnjax.data.cloze_questions import ClozeQuestions
 from tests import runs
 
 pytestmark = pytest.mark.xdist_group("reader-run")
@@ -38,7 +39,7 @@ def trained(tmp_path_factory):
     return folder, done.stderr, first, again.stderr, asked
 
 
-def test_what_a_run_leaves(trained, cloze_questions):
+def test_what_a_run_leaves(trained, tmp_path_factory):
     _, told, first, _, _ = trained
     assert {name for row in first for name in row} == {
         *("step", "train/grad_norm"),
@@ -48,7 +49,8 @@ def test_what_a_run_leaves(trained, cloze_questions):
     (last,) = [row for row in first if "eval/loss" in row]
     assert last["step"] == 20 and 0 < last["eval/accuracy"] < 0.5
     assert last["eval/accuracy"] + last["eval/error"] == pytest.approx(1)
-    held_out = cloze_questions.splits["validation"]
+    cache = tmp_path_factory.getbasetemp() / "lnjax-data"  # as in runs.share_caches
+    held_out = prepare(ClozeQuestions, "embedded", cache=cache).splits["validation"]
     right = last["eval/accuracy"] * len(held_out)  # every question counts, and counts once
     assert right == pytest.approx(round(right), abs=1e-2)
     for name, value in cloze.baselines(held_out).items():
