@@ -30,7 +30,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.answers = "passage"  # "passage": among its entities; "vocabulary": among all words
     config.permute_entities = True  # rename them in every training batch
     config.dropout = 0.0  # of the embeddings and of what the answer is read from
-    config.initial_gain = 0.2  # of "layer" and "rms"; of "batch" it is 0.1
+    config.initial_gain = 1.0  # of "layer" and "rms"; of "batch" it is 0.1
+    config.recurrent_gain = 0.1  # of "layer" and "rms" on the recurrent term, in its place
     config.forget_offset = 1.0  # bias of the forget gates at the start
     config.square_init = 1.0  # square kernels start as this times an orthogonal matrix
     config.embedding_init = 0.125  # deviation of the embeddings at the start; 0: as other kernels
@@ -40,7 +41,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.vocabulary_size = 2500  # most frequent words of training; 0: all
     config.min_count = 2  # words that are rarer in training are unknown
     config.drop_last_token = False  # of each passage and question
-    config.length_edges = "128 168"  # lengths that passages are padded to
+    config.length_edges = "96 120"  # lengths that passages are padded to
     config.eval_split = "validation"
 
     if variant == "long":
@@ -60,7 +61,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.features = 240
         config.answers = "vocabulary"
         config.dropout = 0.5
-        config.initial_gain = 1.0
+        config.recurrent_gain = 1.0
         config.forget_offset = 0.0
         config.square_init = 0.05
         config.embedding_init = 0.0
@@ -78,7 +79,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.checkpoint_steps = 10
         config.features = 8
         config.vocabulary_size = 200
-        config.length_edges = "128 168"
+        config.length_edges = "96 120"
     elif variant:
         raise ValueError(
             f"configs/attentive_reader.py has no variant {variant!r}; known: {VARIANTS}"

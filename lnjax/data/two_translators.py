@@ -4,7 +4,7 @@ The passage is four consecutive verses of the World English Bible, the question 
 words of the King James Version with one name replaced by `@placeholder`; the name, which occurs in
 the passage, is the answer. It has the form of the CNN questions (an article, and somebody else's
 sentence about it) and real text on both sides. As there, names are anonymised: in each question
-they become `@entity0` to `@entity11`, dealt out at random, so that nothing is known of a name but
+they become `@entity0` to `@entity9`, dealt out at random, so that nothing is known of a name but
 where it stands. The held-out questions are of whole books.
 
 A name is a word that is capitalised in mid-sentence three times or more in the two translations and
@@ -26,10 +26,10 @@ from lnjax.data.vocabulary import tokenize
 SEED = 0
 PASSAGE, QUESTION = "WORLD_ENGLISH", "KING_JAMES"
 BOOKS = {"validation": ("1 Samuel", "Matthew"), "test": ("Acts",)}
-NUM_QUESTIONS = {"train": 16_321, "validation": 1_286, "test": 1_005}
-VERSES = 4  # of a passage; passages do not overlap
+NUM_QUESTIONS = {"train": 14_196, "validation": 1_012, "test": 1_247}
+VERSES, STRIDE = 4, 2  # verses of a passage, and from one to the next: two follow one another
 # Left out is what has more than this: most of it are lists of names, and very long sentences.
-NUM_ENTITIES, MAX_PASSAGE, MAX_QUESTION = 12, 168, 48
+NUM_ENTITIES, MAX_PASSAGE, MAX_QUESTION = 10, 120, 40
 MIN_MID_SENTENCE, MAX_LOWER_SHARE = 3, 0.05
 
 _CAPITALISED = re.compile(r"(?<![A-Za-zÆæ-])[A-ZÆ][A-Za-zÆæ]*(?:-[A-Za-zÆæ]+)*")
@@ -73,7 +73,7 @@ def all_questions() -> Mapping[str, list[dict[str, Any]]]:
     ordinal = 0
     for (book, _), chapter in itertools.groupby(passages, key=lambda verse: verse[:2]):
         of_chapter = list(chapter)
-        for first in range(0, len(of_chapter) - VERSES + 1, VERSES):
+        for first in range(0, len(of_chapter) - VERSES + 1, STRIDE):
             for example in _questions(of_chapter[first : first + VERSES], question_of, number):
                 rng = np.random.default_rng([SEED, ordinal])
                 ordinal += 1
@@ -109,8 +109,9 @@ def _questions(
         for answer in dict.fromkeys(token for token in question if token in present):
             hidden = [PLACEHOLDER if token == answer else token for token in question]
             if hidden.count(PLACEHOLDER) == 1 and len(hidden) <= MAX_QUESTION:
-                place = f"{verse.book} {verse.chapter}:{verse.verse}"
-                yield tokens, hidden, answer, f"{place}/{question.index(answer)}"
+                # Book and chapter, first verse of the passage, verse and token of the question.
+                place = f"{verse.book} {verse.chapter}:{passage[0].verse}"
+                yield tokens, hidden, answer, f"{place}/{verse.verse}/{question.index(answer)}"
 
 
 def _anonymised(

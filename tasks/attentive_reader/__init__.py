@@ -18,7 +18,7 @@ from lnjax.ops import zero_padding
 from lnjax.ops.normalization import statistics_dtype
 from lnjax.training.task import LossAux, TaskData, TaskDefaults
 from lnjax.typing import Array, Batch, ModelState, Params, PRNGKey
-from tasks.attentive_reader.network import NORMS, ReaderNetwork
+from tasks.attentive_reader.network import LSTMS, NORMS, ReaderNetwork
 
 ANSWERS = ("passage", "vocabulary")
 
@@ -35,6 +35,7 @@ class ReaderTask(TaskDefaults):
     answers: str
     dropout: float
     initial_gain: float
+    recurrent_gain: float
     forget_offset: float
     square_init: float
     embedding_init: float
@@ -65,11 +66,15 @@ class ReaderTask(TaskDefaults):
 
     def init(self, rng: PRNGKey, batch: Batch) -> Mapping[str, Any]:
         variables = self.network.init(rng, batch, train=False)
-        if not self.identical_lstms:
-            return variables
-        params = variables["params"]
-        copied = jax.tree.map(jnp.copy, params["passage_lstm"])  # the train step reuses buffers
-        return {**variables, "params": {**params, "question_lstm": copied}}
+        params = dict(variables["params"])
+        for name in LSTMS:
+            cell = params[name]["cell"]
+            if self.norm in ("layer", "rms"):
+                gain = jnp.full_like(cell["scale_h"], self.recurrent_gain)
+                params[name] = {"cell": {**cell, "scale_h": gain}}
+        if self.identical_lstms:  # copied, since the train step reuses the buffers of both
+            params[LSTMS[1]] = jax.tree.map(jnp.copy, params[LSTMS[0]])
+        return {**variables, "params": params}
 
     def loss(
         self,
@@ -146,6 +151,7 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> ReaderTask:
         answers=config.answers,
         dropout=config.dropout,
         initial_gain=config.initial_gain,
+        recurrent_gain=config.recurrent_gain,
         forget_offset=config.forget_offset,
         square_init=config.square_init,
         embedding_init=config.embedding_init,

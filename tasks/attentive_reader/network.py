@@ -31,6 +31,7 @@ from lnjax.typing import Array, Batch, DType, PRNGKey
 
 CELL_NORMS: Mapping[str, Norm] = {"layer": "layer", "rms": "rms", "none": None}
 NORMS = (*CELL_NORMS, "batch", "batch_everywhere")
+LSTMS = ("passage_lstm", "question_lstm")
 BATCH_NORM_GAIN = 0.1  # Cooijmans et al.; with 1 the gradient of tanh vanishes
 Initializer = Callable[..., Array]
 
@@ -44,7 +45,7 @@ class ReaderNetwork(nn.Module):
       features: units of each LSTM and of everything else.
       norm: one of `NORMS`.
       dropout: share of the embeddings and of G that is dropped in training.
-      initial_gain: of the norms "layer" and "rms".
+      initial_gain: of the norms "layer" and "rms" at the start.
       forget_offset: the bias of the forget gates at the start.
       square_init: square kernels start as this times an orthogonal matrix.
       embedding_init: deviation of the embeddings at the start; 0: as other kernels.

@@ -123,6 +123,6 @@ def test_numbers_of_the_entities_say_nothing(questions):
 
 
 def test_a_question_one_can_read(questions):
-    (example,) = (e for e in questions["train"] if e["id"] == "Genesis 18:1/10")
+    (example,) = (e for e in questions["train"] if e["id"] == "Genesis 18:1/1/10")
     assert example["question"].startswith("and the lord appeared unto him in the plains of ")
     assert "appeared to him by the oaks of " + example["answer"] in example["passage"]

@@ -221,11 +221,13 @@ def test_the_papers_start():
 
 
 def test_the_start_by_the_options():
-    params = started("layer", "paper", initial_gain=0.1, identical_gates=False, forget_offset=2.0)
+    gains = {"initial_gain": 0.5, "recurrent_gain": 0.25}
+    params = started("layer", "paper", **gains, identical_gates=False, forget_offset=2.0)
     cell = params["passage_lstm"]["cell"]
     first, second, *_ = np.split(cell["kernel"], 4, axis=1)
     assert not np.allclose(first, second)
-    assert all(np.all(cell[name] == np.float32(0.1)) for name in ("scale_x", "scale_h", "scale_c"))
+    for name, gain in (("scale_x", 0.5), ("scale_h", 0.25), ("scale_c", 0.5)):
+        np.testing.assert_array_equal(cell[name], np.full(cell[name].shape, gain))
     np.testing.assert_array_equal(np.split(cell["bias"], 4)[1], np.full(8, 2.0))
     assert sum(map(abs, cell["bias"].tolist())) == 16
     other = params["question_lstm"]["cell"]["kernel"]
@@ -338,7 +340,7 @@ def test_the_papers_config():
     assert (config.features, config.batch_size, config.learning_rate) == (240, 64, 8e-5)
     assert (config.clip, config.clip_norm, config.adam) == ("reader", 10.0, "corrected")
     assert (config.dropout, config.answers, config.initial_gain) == (0.5, "vocabulary", 1.0)
-    assert (config.square_init, config.identical_gates) == (0.05, True)
+    assert (config.square_init, config.identical_gates, config.recurrent_gain) == (0.05, True, 1)
     assert config.eval_steps == 1000 and config.num_steps == 800_000
 
 
