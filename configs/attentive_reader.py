@@ -15,15 +15,15 @@ VARIANTS = ("long", "paper", "smoke")
 def get_config(variant: str = "") -> ConfigDict:
     config = common.get_config()
     config.task = "attentive_reader"
-    config.num_steps = 2400
+    config.num_steps = 2000
     config.batch_size = 32
-    config.learning_rate = 4e-3
+    config.learning_rate = 3e-3
     config.schedule = "cosine"
     config.clip_norm = 5.0
     config.steps_per_call = 8
     config.log_steps = 80
-    config.eval_steps = 800
-    config.checkpoint_steps = 800
+    config.eval_steps = 400
+    config.checkpoint_steps = 400
 
     config.norm = "layer"  # or "rms", "none", "batch" (in the LSTMs), "batch_everywhere"
     config.features = 64  # units of each LSTM, width of the embeddings and of all else
@@ -45,7 +45,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.eval_split = "validation"
 
     if variant == "long":
-        config.num_steps = 24_000
+        config.num_steps = 16_000
+        config.eval_steps = 2000
+        config.checkpoint_steps = 2000
     elif variant == "paper":
         config.data = "real"
         config.num_steps = 800_000
