@@ -45,9 +45,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.eval_split = "validation"
 
     if variant == "long":
-        config.num_steps = 16_000
+        config.num_steps = 10_000
         config.eval_steps = 2000
         config.checkpoint_steps = 2000
+        config.dropout = 0.2
     elif variant == "paper":
         config.data = "real"
         config.num_steps = 800_000
