@@ -66,7 +66,7 @@ class ReaderTask(TaskDefaults):
 
     def init(self, rng: PRNGKey, batch: Batch) -> Mapping[str, Any]:
         variables = self.network.init(rng, batch, train=False)
-        params = dict(variables["params"])
+        params: dict[str, Any] = dict(variables["params"])
         for name in LSTMS:
             cell = params[name]["cell"]
             if self.norm in ("layer", "rms"):
