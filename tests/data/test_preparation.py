@@ -286,6 +286,6 @@ def test_imports(tmp_path):
 def test_a_split_is_read_in_pieces(toy, toy_data, monkeypatch):
     whole, cache = toy_data
     expected = records(whole)
-    monkeypatch.setattr(preparation, "_AT_ONCE", 5)
+    monkeypatch.setattr(preparation, "_PIECE", 5)
     pieces = prepare(toy.ToyNumbers, "embedded", cache=cache)
     assert records(pieces) == expected and pieces.digest == whole.digest
