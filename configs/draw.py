@@ -1,4 +1,4 @@
-"""DRAW over LSTMs with layer norm on the cell (paper 6.3, Fig. 4).
+"""DRAW over LSTMs with layer norm on the cell (paper 6.4, Fig. 4).
 
 python train.py --config=configs/draw.py                                       (2 minutes)
 python train.py --config=configs/draw.py --config.norm=none

@@ -1,4 +1,4 @@
-"""Handwriting synthesis: Graves' network over layer-normalized LSTMs (paper 6.4, Fig. 5).
+"""Handwriting synthesis: Graves' network over layer-normalized LSTMs (paper 6.5, Fig. 5).
 
 python train.py --config=configs/handwriting.py
 python train.py --config=configs/handwriting.py --config.norm=none

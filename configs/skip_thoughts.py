@@ -1,4 +1,4 @@
-"""Skip-thoughts over layer-normalized GRUs (paper 6.5, Fig. 3, Table 3).
+"""Skip-thoughts over layer-normalized GRUs (paper 6.3, Fig. 3, Table 3).
 
 python train.py --config=configs/skip_thoughts.py
 python train.py --config=configs/skip_thoughts.py --config.norm=none

@@ -1,4 +1,4 @@
-"""DRAW on binary digits (paper 6.3, Fig. 4): a picture drawn and looked at in glimpses.
+"""DRAW on binary digits (paper 6.4, Fig. 4): a picture drawn and looked at in glimpses.
 
 Trained on the variational bound in nats per image; scored by the bound on held-out images with one
 sample of the posterior for each, and on request with many (`bound.importance_weighted`). `network`

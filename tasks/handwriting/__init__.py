@@ -1,4 +1,4 @@
-"""Handwriting synthesis (paper 6.4, Fig. 5): Graves' network writes a given text with a pen.
+"""Handwriting synthesis (paper 6.5, Fig. 5): Graves' network writes a given text with a pen.
 
 Trained on lines of pen offsets with their text; scored in nats per point and per line on held-out
 lines, and once more with *another line's* text: what that costs is what the network takes from the

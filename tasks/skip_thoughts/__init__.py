@@ -1,4 +1,4 @@
-"""Skip-thoughts (paper 6.5, Fig. 3, Table 3): a sentence's vector predicts the sentences around it.
+"""Skip-thoughts (paper 6.3, Fig. 3, Table 3): a sentence's vector predicts the sentences around it.
 
 Trained on triples of sentences; scored in nats per predicted word on held-out books, and once more
 with *another* sentence in the middle: what that costs is what the decoders take from the vector,

@@ -92,7 +92,7 @@ def test_keys_that_every_config_has():
 
 def test_handwriting_has_the_papers_numbers():
     config = MODULES["handwriting"].get_config("paper")
-    paper = {  # the paper's Section 6.4 and Graves' sizes
+    paper = {  # the paper's Section 6.5 and Graves' sizes
         "num_layers": 3,
         "features": 400,
         "mixture_components": 20,
