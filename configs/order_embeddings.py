@@ -25,8 +25,8 @@ scenes, and each scene among 2,500 captions. Ties count against the model.
     layer, cosine   0.525               0.624                 0.946                  71
 
 Seed 1 ends at image R@1 and R@10 of 0.495 and 0.873 (layer), 0.397 and 0.823 (none). One learning
-rate for all: it was tuned for none of them. Captions are true of several scenes: without any mistake
-image R@1 would be about 0.75 and R@10 0.998 on this split.
+rate for all; it was tuned for none of them. Captions are true of several scenes: without any
+mistake image R@1 would be about 0.75 and R@10 0.998 on this split.
 """
 
 from ml_collections import ConfigDict
