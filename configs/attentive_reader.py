@@ -1,8 +1,31 @@
 """The attentive reader on questions with one name left out (paper 6.2, Fig. 2).
 
-python train.py --config=configs/attentive_reader.py
-python train.py --config=configs/attentive_reader.py --config.norm=none
+python train.py --config=configs/attentive_reader.py                                     (171 s)
+python train.py --config=configs/attentive_reader.py --config.norm=none --config.forget_offset=1.0
+python train.py --config=configs/attentive_reader.py --config.norm=batch                 (239 s)
+python train.py --config=configs/attentive_reader.py:long                                (11 min)
 python train.py --config=configs/attentive_reader.py:paper --config.data_dir=<folder of questions>
+
+Fig. 2 shows the validation error of the CNN questions over 800,000 steps: LN falls first and ends
+lowest. It prints no number; the plain LSTM's lowest is 50.3 %.
+
+Measured on cloze_questions/embedded, one core of an AMD EPYC, seed 0: eval/accuracy of the 1,012
+questions on 1 Samuel and Matthew (standard error 1 to 1.5 points), seconds of the whole command.
+
+    step                            400    800    1200   1600   2000   seconds
+    layer                           .436   .723   .828   .862   .872   171 (12 of them for the data)
+    none, forget_offset 1           .375   .465   .608   .657   .662   105 (compiled before)
+    none                            .319   .398   .432   .451   .456   137
+    batch                           .358   .428   .500   .602   .642   239
+    :long (dropout), by 2000 steps  .829   .872   .877   .896   .899   665
+    random .270, most frequent name .337, most frequent not in the question .540, word overlap .900
+
+What layer norm needs here is a recurrent term that starts weak (recurrent_gain) and gates that
+remember (forget_offset). With gains of 1, LN(h W_h) has unit variance however small h is, and what
+the state says of the last words is scrambled from the start: with gain 1 for both and an offset of
+1 it was behind no norm (one seed, short runs). The start was chosen on these questions, for
+"layer" with more care than for the others. None of this is a measure of the CNN questions, and
+:paper has not been run.
 """
 
 from ml_collections import ConfigDict
