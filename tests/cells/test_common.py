@@ -38,14 +38,7 @@ CELLS += [
 ]
 
 
-# One worker runs all tests of a cell, so that what is compiled for it is compiled once.
-every_cell = pytest.mark.parametrize(
-    "cell",
-    [
-        pytest.param(cell, id=name_of(cell), marks=pytest.mark.xdist_group(name_of(cell)))
-        for cell in CELLS
-    ],
-)
+every_cell = pytest.mark.parametrize("cell", CELLS, ids=name_of)
 few_examples = settings(
     deadline=None,
     derandomize=True,

@@ -9,7 +9,6 @@ from lnjax.data import cloze, prepare
 from lnjax.data.cloze_questions import ClozeQuestions
 from tests import runs
 
-pytestmark = pytest.mark.xdist_group("reader-run")
 CONFIG = "--config=configs/attentive_reader.py:smoke"
 
 

@@ -8,8 +8,6 @@ from PIL import Image
 from tests import runs
 from tests.test_sample import SEVERAL
 
-pytestmark = pytest.mark.xdist_group("draw-run")
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

@@ -11,8 +11,6 @@ from tests import runs
 from tests.test_sample import SEVERAL
 from tests.test_train import assert_same_run, rows
 
-pytestmark = pytest.mark.xdist_group("order-run")
-
 CONFIG = "--config=configs/order_embeddings.py:smoke"
 
 

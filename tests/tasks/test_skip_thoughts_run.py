@@ -11,8 +11,6 @@ from tests import runs
 from tests.tasks.test_skip_thoughts import make_config
 from tests.test_sample import SEVERAL
 
-pytestmark = pytest.mark.xdist_group("skip-thoughts-run")
-
 SMOKE = "--config=configs/skip_thoughts.py:smoke"
 SENTENCES = ["He went up to the city.", "Why?", 'They said to him, "Go!"']
 
