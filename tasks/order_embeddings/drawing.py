@@ -3,14 +3,11 @@
 import io
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 
 from lnjax.training.manifest import write_bytes
-
-if TYPE_CHECKING:
-    from tasks.order_embeddings.search import Query
 
 SCALE = 2  # pixels of the sheet for one of an image
 SPACE = 10
@@ -18,7 +15,23 @@ LINE = 24  # height of a line of text
 WHITE, GREY, BLACK = 255, 112, 0
 
 
-def sheet(path: str | os.PathLike[str], queries: Sequence["Query"], *, title: str) -> None:
+class Found(NamedTuple):
+    """One of the images that a query found."""
+
+    id: str
+    row: int  # of its features
+    distance: float  # 0 is a perfect match
+    image: np.ndarray | None  # (H, W) uint8; None where there are features only
+
+
+class Query(NamedTuple):
+    """A sentence and what it found, best first."""
+
+    text: str
+    found: list[Found]
+
+
+def sheet(path: str | os.PathLike[str], queries: Sequence[Query], *, title: str) -> None:
     """Draws what each query found, with the distance below every image.
 
     Args:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,26 +18,11 @@ from lnjax.data.vocabulary import tokenize
 from lnjax.training.manifest import write_bytes
 from lnjax.typing import Array, Params
 from tasks.order_embeddings import OrderTask, drawing, sets
+from tasks.order_embeddings.drawing import Found, Query
 
 SPLIT = "test"
 NUM_FOUND = 10
 _BATCH = 500  # images that are embedded together
-
-
-class Found(NamedTuple):
-    """One of the images that a query found."""
-
-    id: str
-    row: int  # of its features
-    distance: float  # 0 is a perfect match
-    image: np.ndarray | None  # (H, W) uint8; None where there are features only
-
-
-class Query(NamedTuple):
-    """A sentence and what it found, best first."""
-
-    text: str
-    found: list[Found]
 
 
 def find(

@@ -9,7 +9,7 @@ from PIL import Image
 from configs import order_embeddings as config_file
 from lnjax.data import DataError
 from tasks import order_embeddings
-from tasks.order_embeddings import search
+from tasks.order_embeddings import drawing, search
 from tests.data.coco_folder import CocoFolder
 
 
@@ -88,11 +88,11 @@ def test_words_that_are_not_known(coco, text, message):
 
 def make_query(rng, num=3, **changes):
     found = [
-        search.Found(f"test/{i}", i, 0.1 * i, rng.integers(0, 256, (6, 8)).astype(np.uint8))
+        drawing.Found(f"test/{i}", i, 0.1 * i, rng.integers(0, 256, (6, 8)).astype(np.uint8))
         for i in range(num)
     ]
     found[-1] = found[-1]._replace(**changes)
-    return search.Query("some words", found)
+    return drawing.Query("some words", found)
 
 
 def test_a_sheet_shows_the_images(rng, tmp_path):
