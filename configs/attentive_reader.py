@@ -14,6 +14,7 @@ questions on 1 Samuel and Matthew (standard error 1 to 1.5 points), seconds of t
 
     step                            400    800    1200   1600   2000   seconds
     layer                           .436   .723   .828   .862   .872   171 (12 of them for the data)
+    layer, again, on two cores      .437   .718   .804   .850   .861
     none, forget_offset 1           .375   .465   .608   .657   .662   105 (compiled before)
     none                            .319   .398   .432   .451   .456   137
     batch                           .358   .428   .500   .602   .642   239
