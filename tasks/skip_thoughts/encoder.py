@@ -20,11 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import tasks.skip_thoughts as experiment
-from lnjax.data.vocabulary import END, tokenize
+from lnjax.data.vocabulary import END
 from lnjax.data.word_vectors import WordVectors
 from lnjax.training import trained
 from lnjax.typing import Array, Params
 from tasks.skip_thoughts.expansion import WordTable, expand
+from tasks.skip_thoughts.words import ids_of
 
 SHORTEST = 8  # words that a batch is padded to at least; else to the next power of two
 
@@ -83,13 +84,9 @@ class Encoder:
         return dataclasses.replace(self, table=expand(self.table, vectors))
 
     def _ids(self, sentence: str, place: int, end: bool) -> np.ndarray:
-        tokens = tokenize(sentence)
-        if not tokens:
+        ids = ids_of(sentence, self.table.vocabulary)
+        if not len(ids):
             raise ValueError(f"sentence {place + 1} has no words: {sentence!r}")
-        vocabulary = self.table.vocabulary
-        if '"' not in vocabulary and "``" in vocabulary:
-            tokens = _opening_and_closing(tokens)
-        ids = vocabulary.encode(tokens)
         return np.append(ids, np.int32(END)) if end else ids
 
 
@@ -116,14 +113,3 @@ def _encode(
     network = task.network
     vectors = network.apply({"params": params}, words, lengths, method="encode_words")
     return jnp.asarray(vectors).astype(jnp.float32)
-
-
-def _opening_and_closing(tokens: list[str]) -> list[str]:
-    """Quotation marks as BookCorpus has them: `` and '' in turn."""
-    marks, seen = ("``", "''"), 0
-    out = []
-    for token in tokens:
-        if token == '"':
-            token, seen = marks[seen % 2], seen + 1
-        out.append(token)
-    return out

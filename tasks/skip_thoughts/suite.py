@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lnjax.data.vocabulary import END, Vocabulary, tokenize
+from lnjax.data.vocabulary import END, Vocabulary
 from lnjax.typing import PyTree
+from tasks.skip_thoughts.words import ids_of
 
 SPLIT = "sentences"  # of the run: figures are named "sentences/mr/accuracy"
 EDGES = (8, 16, 32, 64)  # lengths that batches are padded to; longer sentences are cut
@@ -78,7 +79,7 @@ def batches(suite: Suite, vocabulary: Vocabulary, *, batch_size: int) -> Iterabl
 
     longest = EDGES[-1] - 1
     ids = [
-        np.append(vocabulary.encode(tokenize(sentence)[:longest]), np.int32(END))
+        np.append(ids_of(sentence, vocabulary)[:longest], np.int32(END))
         for sentence in sentences_of(sets_of(suite))
     ]
 
