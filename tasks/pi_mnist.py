@@ -21,6 +21,7 @@ from flax import linen as nn
 
 import lnjax
 from lnjax.ops.losses import classification
+from lnjax.training.options import check_dtype, check_positive
 from lnjax.training.task import LossAux, TaskData, TaskDefaults
 from lnjax.typing import Array, Batch, DType, ModelState, Params, PRNGKey
 
@@ -132,11 +133,8 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> PiMnistTask:
     """The task of a config; `spec` as in ``make_data(config).spec``."""
     if config.norm not in NORMS:
         raise ValueError(f"norm={config.norm!r} is not known; pi_mnist has {', '.join(NORMS)}")
-    if config.dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype={config.dtype!r} is not known; there are 'float32' and 'bfloat16'")
-    for key in SIZES:
-        if config[key] <= 0:
-            raise ValueError(f"{key}={config[key]} must be positive")
+    check_dtype(config)
+    check_positive(config, SIZES)
     if not 0 <= config.momentum < 1:
         raise ValueError(f"momentum={config.momentum} must be at least 0 and below 1")
     return PiMnistTask(

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lnjax.cells.lstm import Norm
+from lnjax.training.options import check_dtype, check_least
 from lnjax.training.task import LossAux, TaskData, TaskDefaults
 from lnjax.typing import Array, Batch, ModelState, Params, PRNGKey
 from tasks.draw import bound, drawing
@@ -187,11 +188,8 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> DrawTask:
     if config.norm not in NORMS:
         known = ", ".join(map(repr, NORMS))
         raise ValueError(f"norm={config.norm!r} is not known; draw has {known}")
-    if config.dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype={config.dtype!r} is not known; there are 'float32' and 'bfloat16'")
-    for key, least in LEAST.items():
-        if config[key] < least:
-            raise ValueError(f"{key}={config[key]} must be at least {least}")
+    check_dtype(config)
+    check_least(config, LEAST)
     if not config.init_std > 0:
         raise ValueError(f"init_std={config.init_std} must be positive")
     return DrawTask(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lnjax.training.manifest import write_bytes
+from lnjax.training.pictures import png
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,13 +95,7 @@ def sheet(path: str | os.PathLike[str], drawn: Sequence[Drawn], *, title: str) -
         for column, tile in enumerate(tiles):
             if tile is not None:
                 paper.paste(tile, (SPACE + across * column, top + down * row))
-    from PIL.PngImagePlugin import PngInfo
-
-    information = PngInfo()
-    information.add_text("Title", title)
-    buffer = io.BytesIO()
-    paper.save(buffer, "PNG", pnginfo=information)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, png(paper, title))
 
 
 def animation(path: str | os.PathLike[str], drawn: Sequence[Drawn], *, title: str) -> None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lnjax.cells.lstm import Norm
+from lnjax.training.options import check_dtype, check_positive
 from lnjax.training.task import LossAux, TaskData, TaskDefaults
 from lnjax.typing import Array, Batch, ModelState, Params, PRNGKey
 from tasks.handwriting import drawing, mixture, sampling
@@ -117,11 +118,8 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> HandwritingTask:
     """The task of a config; `spec` as in ``make_data(config).spec``."""
     if config.norm not in ("layer", "none"):
         raise ValueError(f"norm={config.norm!r} is not known; handwriting has 'layer' and 'none'")
-    if config.dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype={config.dtype!r} is not known; there are 'float32' and 'bfloat16'")
-    for key in SIZES:
-        if config[key] <= 0:
-            raise ValueError(f"{key}={config[key]} must be positive")
+    check_dtype(config)
+    check_positive(config, SIZES)
     return HandwritingTask(
         alphabet=spec["alphabet"],
         offset_mean=tuple(spec["offset_mean"]),

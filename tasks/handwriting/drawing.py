@@ -22,6 +22,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from lnjax.training.manifest import write_bytes
+from lnjax.training.pictures import png
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -150,7 +151,8 @@ def write(
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"seconds must be positive, not {seconds}")
     if suffix == ".png":
-        content = _png(_frames(page, page.inches * PNG_DPI, 1)[0], "Description", title)
+        picture = _frames(page, page.inches * PNG_DPI, 1)[0]
+        content = png(picture, title, keyword="Description", dpi=(PNG_DPI, PNG_DPI))
     elif suffix == ".gif":
         content = _gif(page, title, seconds)
     else:
@@ -201,7 +203,7 @@ def sheet(path: str | os.PathLike[str], rows: Iterable[tuple], *, title: str) ->
     for block in blocks:
         paper.paste(block, (SPACE, top))
         top += block.height + SPACE
-    write_bytes(path, _png(paper, "Title", _NOT_XML.sub("\ufffd", title)))
+    write_bytes(path, png(paper, _NOT_XML.sub("\ufffd", title), dpi=(PNG_DPI, PNG_DPI)))
 
 
 def _box(strokes: list[np.ndarray]) -> np.ndarray:
@@ -380,13 +382,3 @@ def _matrix(attention: np.ndarray, text: str) -> "Image":
     for row, letter in enumerate(text):
         draw.text((12, 18 * row + 9), letter, fill=GREY, font=font, anchor="mm")
     return picture
-
-
-def _png(picture: "Image", keyword: str, text: str) -> bytes:
-    from PIL.PngImagePlugin import PngInfo
-
-    information = PngInfo()
-    information.add_text(keyword, text)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", dpi=(PNG_DPI, PNG_DPI), pnginfo=information)
-    return buffer.getvalue()

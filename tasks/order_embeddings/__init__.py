@@ -18,6 +18,7 @@ import numpy as np
 
 from lnjax.cells.lstm import Norm
 from lnjax.data.vocabulary import Vocabulary
+from lnjax.training.options import check_least
 from lnjax.training.task import LossAux, TaskData, TaskDefaults
 from lnjax.typing import Array, Batch, ModelState, Params, PRNGKey, PyTree
 from tasks.order_embeddings import order, ranking
@@ -160,9 +161,7 @@ def check(config: Any) -> None:
         if config[key] not in values:
             choices = ", ".join(map(repr, values))
             raise ValueError(f"{key}={config[key]!r} is not known; there are {choices}")
-    for key, least in LEAST.items():
-        if config[key] < least:
-            raise ValueError(f"{key}={config[key]} must be at least {least}")
+    check_least(config, LEAST)
     if not config.margin >= 0:
         raise ValueError(f"margin={config.margin} must be positive, or 0 for that of the paper")
 

@@ -1,6 +1,5 @@
 """A sheet of found images as PNG: a row for each query, the best on the left."""
 
-import io
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lnjax.training.manifest import write_bytes
+from lnjax.training.pictures import png
 
 SCALE = 2  # pixels of the sheet for one of an image
 SPACE = 10
@@ -52,7 +52,6 @@ def sheet(path: str | os.PathLike[str], queries: Sequence[Query], *, title: str)
     across, down = width * SCALE + SPACE, height * SCALE + 2 * LINE + SPACE
     columns = max(len(query.found) for query in queries)
     from PIL import Image, ImageDraw, ImageFont
-    from PIL.PngImagePlugin import PngInfo
 
     paper = Image.new("L", (SPACE + across * columns, 2 * LINE + down * len(queries)), WHITE)
     draw, font = ImageDraw.Draw(paper), ImageFont.load_default(16)
@@ -67,8 +66,4 @@ def sheet(path: str | os.PathLike[str], queries: Sequence[Query], *, title: str)
             box = (left - 1, top + LINE - 1, left + width * SCALE, top + LINE + height * SCALE)
             draw.rectangle(box, outline=GREY)
             draw.text((left, top + down - LINE - SPACE // 2), f"{found.distance:.4f}", GREY, font)
-    information = PngInfo()
-    information.add_text("Title", title)
-    buffer = io.BytesIO()
-    paper.save(buffer, "PNG", pnginfo=information)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, png(paper, title))

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from lnjax.cells.gru import Norm
 from lnjax.data.vocabulary import Vocabulary
 from lnjax.ops import lengths_to_mask
+from lnjax.training.options import check_dtype, check_least
 from lnjax.training.task import LossAux, TaskData, TaskDefaults
 from lnjax.typing import Array, Batch, ModelState, Params, PRNGKey, PyTree
 from tasks.skip_thoughts import softmax, suite
@@ -208,13 +209,10 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> SkipThoughtsTask:
     if config.norm not in NORMS:
         known = ", ".join(map(repr, NORMS))
         raise ValueError(f"norm={config.norm!r} is not known; skip_thoughts has {known}")
-    if config.dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype={config.dtype!r} is not known; there are 'float32' and 'bfloat16'")
+    check_dtype(config)
     if config.objective not in OBJECTIVES:
         raise ValueError(f"objective={config.objective!r} is not known; there are {OBJECTIVES}")
-    for key, least in LEAST.items():
-        if config[key] < least:
-            raise ValueError(f"{key}={config[key]} must be at least {least}")
+    check_least(config, LEAST)
     if not config.init_scale > 0:
         raise ValueError(f"init_scale={config.init_scale} must be positive")
     if not 0 <= config.probability_floor < 1:
