@@ -64,6 +64,7 @@ class Runner:
     compile_seconds: tuple[float, float] | None = None
     temporary_bytes: int | None = None  # of value and gradient
     spins: bool = False  # threads of its own stay busy after a call
+    text: str | None = None  # of value and gradient, compiled by XLA
 
 
 def jax_runner(apply: Callable[..., jax.Array], params: Any, xs: jax.Array) -> Runner:
@@ -82,6 +83,7 @@ def jax_runner(apply: Callable[..., jax.Array], params: Any, xs: jax.Array) -> R
         lambda: jax.block_until_ready(gradient(params, xs)),
         seconds,
         gradient.memory_analysis().temp_size_in_bytes,
+        text=gradient.as_text(),
     )
 
 
