@@ -6,8 +6,8 @@
 XLA runs a compiled program on a CPU as a list of thunks: products, fusions, copies. The profiler
 says when each began and ended. Per contender: thunks in a time step, and milliseconds by kind,
 summed over the threads that ran them, so that they may add up to more than what a clock shows. A
-fusion counts as what is dearest in it: a product, else a sum over rows, else an exponential or tanh,
-else arithmetic; what only moves numbers is a copy.
+fusion counts as what is dearest in it: a product, else a sum over rows, else an exponential or
+tanh, else arithmetic; what only moves numbers is a copy.
 """
 
 import argparse

@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lnjax.cells.prefetch import scan_steps
 from lnjax.ops.normalization import statistics_dtype
 from lnjax.typing import Array, DType, PyTree
 
@@ -152,7 +153,9 @@ def _forward(
         xs, hold = chunk_inputs
         summed_x = _product(xs.astype(options.operand), kernel)
         projected = derivative.project(small, summed_x)
-        new, steps = _steps(step, carry, (projected, hold), options.reverse, options.chunked.unroll)
+        new, steps = scan_steps(
+            step, carry, (projected, hold), options.reverse, options.chunked.unroll
+        )
         if not save:
             return new, (steps, None)
         if saved == "all":
@@ -212,7 +215,7 @@ def _run_backward(options: _Options, residuals: Any, cotangents: Any) -> tuple[A
             return (tuple(map(_held_back, hold, d_carry, d_old)), d_dropout), (d_summed, kept)
 
         old_h = None if inputs.dropout_h is None else old[-1]
-        (d_carry, d_dropout), (d_summed_h, kept) = _steps(
+        (d_carry, d_dropout), (d_summed_h, kept) = scan_steps(
             step,
             (d_carry, d_dropout),
             (d_hs, coefficients, hold, old_h),
@@ -296,47 +299,6 @@ def _chunks(
     for part in reversed(parts) if reverse else parts:
         carry = part(carry)
     return carry, outputs[::-1] if reverse else outputs
-
-
-def _steps(
-    step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: PyTree, reverse: bool, unroll: int
-) -> tuple[Any, PyTree]:
-    """`jax.lax.scan` over the steps of a chunk, `unroll` of them or fewer in the loop's body.
-
-    The body gets its inputs through the carry, fetched by the body before: XLA compiles an
-    elementwise function for a CPU without vector instructions where it is fused with a slice that
-    begins at the loop's own counter, and that is what the gates are in a plain scan.
-    """
-    length = jax.tree.leaves(xs)[0].shape[0]
-    unroll = max(steps for steps in range(1, min(unroll, length) + 1) if length % steps == 0)
-    count = length // unroll
-    blocks = jax.tree.map(lambda leaf: leaf.reshape(count, unroll, *leaf.shape[1:]), xs)
-    order = range(unroll)[:: -1 if reverse else 1]
-
-    def block(carry: Any, inputs: PyTree) -> tuple[Any, PyTree]:
-        outputs: list[Any] = [None] * unroll
-        for t in order:
-            carry, outputs[t] = step(carry, jax.tree.map(lambda leaf, t=t: leaf[t], inputs))
-        return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
-
-    def fetch(index: Any) -> PyTree:
-        return jax.tree.map(
-            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), blocks
-        )
-
-    if count == 1:
-        return block(carry, jax.tree.map(lambda leaf: leaf[0], blocks))
-
-    def body(state: tuple[Any, PyTree], following: Array) -> tuple[Any, PyTree]:
-        carry, inputs = state
-        fetched = fetch(following)
-        carry, outputs = block(carry, inputs)
-        return (carry, fetched), outputs
-
-    first, second = (count - 1, -1) if reverse else (0, 1)
-    following = jnp.clip(jnp.arange(count) + second, 0, count - 1)
-    (carry, _), outputs = jax.lax.scan(body, (carry, fetch(first)), following, reverse=reverse)
-    return carry, jax.tree.map(_flat, outputs)
 
 
 def _product(x: Array, kernel: Array) -> Array:
