@@ -1,0 +1,54 @@
+"""Draws the figures of the notebooks into files.
+
+    python -m lnjax.analysis.figures --out=DIR
+    python -m lnjax.analysis.figures --out=DIR --only=invariance --smoke
+
+One SVG per notebook, under its name. The same machine and versions give the same bytes. Needs the
+extra ``lnjax[notebooks]``.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Each is called with whether seconds matter more than the result.
+FIGURES: Mapping[str, Callable[[bool], "Figure"]] = {}
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Writes an SVG that holds neither the time nor random names, so that it can be compared."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the figures; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lnjax.analysis.figures", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder of the SVG files")
+    parser.add_argument("--only", action="append", choices=sorted(FIGURES), help="one of them")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: to see that it runs")
+    options = parser.parse_args(argv)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out={options.out}: {error.strerror}; expected a folder to write to")
+    for name in options.only or FIGURES:
+        start = time.perf_counter()
+        path = options.out / f"{name}.svg"
+        save(FIGURES[name](options.smoke), path)
+        print(f"{path}  {time.perf_counter() - start:.1f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
