@@ -96,7 +96,7 @@ def heading(column: str) -> list[str]:
     >>> heading("weight matrix re-scaling")
     ['weight matrix', 're-scaling']
     """
-    return textwrap.wrap(column, 16, break_long_words=False)
+    return textwrap.wrap(column, 16, break_long_words=False, break_on_hyphens=False)
 
 
 def text(columns: Sequence[str], rows: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
