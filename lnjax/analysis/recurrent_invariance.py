@@ -67,15 +67,16 @@ def recurrent_invariance_table(
 ) -> InvarianceTable:
     """Which changes of weights and sequences leave the outputs of a recurrent cell as they are.
 
-    The layer norm of a projection over all its units lets `recurrent_kernel` be re-scaled and
-    re-centered, which the paper gives as the reason for stable hidden-to-hidden dynamics (Section
-    3.1). Re-centering adds one vector to the weights of all units that are normalized together: all
-    4H of an LSTM; one for the 2H of a GRU's gates and another for the H of its candidate. A norm of
-    the *sum* of both projections (Eq. 4) is invariant to a scale of both kernels at once only.
+    With layer norm of each projection (Eq. 20 and 26) `recurrent_kernel` may be re-scaled and
+    re-centered, and so may `kernel`. Re-centering adds one vector to the weights of all units that
+    are normalized together: all 4H of an LSTM; one for the 2H of a GRU's gates and another for the
+    H of its candidate. With layer norm of their *sum* (Eq. 4) only both kernels at once may be
+    re-scaled: that is "all of the summed inputs", of which the paper says that it stabilizes the
+    hidden-to-hidden dynamics (Section 3.1).
 
-    A norm divides by the deviation of the summed inputs. At the first step from a zero state that
-    is 0 in the recurrent projection, and with epsilon 0 the quotient 0 * inf is NaN, in lnjax as in
-    the paper's Eq. 4. Here the initial carry is therefore random, unless asked for.
+    Such a norm divides by the deviation of the recurrent projection, which is 0 at the first step
+    from a zero state: with epsilon 0 it gives 0 * inf, NaN. The initial carry is therefore random
+    here, unless zeros are asked for.
 
     Args:
       cells: name -> a cell of lnjax with a `kernel`, a `recurrent_kernel` and nothing random. None:

@@ -73,7 +73,7 @@ def grid(ax: Axes, table: InvarianceTable, *, framed: Collection[str] = ()) -> N
     for (r, c), change in np.ndenumerate(table.change):
         bold = "bold" if table.invariant[r, c] else "normal"
         ax.text(c, r - 0.16, table.word(r, c), ha="center", va="center", fontsize=9, weight=bold)
-        ax.text(c, r + 0.24, number(change), ha="center", va="center", fontsize=7.5, color="#444")
+        ax.text(c, r + 0.24, number(change), ha="center", va="center", fontsize=8, color="#333")
     for r, row in enumerate(table.rows):
         if row not in framed:
             continue
