@@ -7,10 +7,37 @@ The functions here need jax and flax alone. What draws (`lnjax.analysis.plots`, 
 from lnjax.analysis.epsilon import VARIANCES as VARIANCES
 from lnjax.analysis.epsilon import EpsilonSweep as EpsilonSweep
 from lnjax.analysis.epsilon import epsilon_sweep as epsilon_sweep
+from lnjax.analysis.fisher import Discrepancy as Discrepancy
+from lnjax.analysis.fisher import Fisher as Fisher
+from lnjax.analysis.fisher import chi as chi
+from lnjax.analysis.fisher import discrepancy as discrepancy
+from lnjax.analysis.fisher import discrepancy_by_width as discrepancy_by_width
+from lnjax.analysis.fisher import fisher_information as fisher_information
+from lnjax.analysis.fisher import kl_divergence as kl_divergence
+from lnjax.analysis.fisher import paper_fisher as paper_fisher
+from lnjax.analysis.geometry import EpsilonLeak as EpsilonLeak
+from lnjax.analysis.geometry import FlatDirections as FlatDirections
+from lnjax.analysis.geometry import GainGeometry as GainGeometry
+from lnjax.analysis.geometry import NormGrowth as NormGrowth
+from lnjax.analysis.geometry import Orthogonality as Orthogonality
+from lnjax.analysis.geometry import epsilon_leak as epsilon_leak
+from lnjax.analysis.geometry import flat_directions as flat_directions
+from lnjax.analysis.geometry import gain_geometry as gain_geometry
+from lnjax.analysis.geometry import gain_response as gain_response
+from lnjax.analysis.geometry import norm_growth as norm_growth
+from lnjax.analysis.geometry import orthogonality as orthogonality
+from lnjax.analysis.geometry import step_angle as step_angle
+from lnjax.analysis.glm import GLM as GLM
+from lnjax.analysis.glm import GLMParams as GLMParams
 from lnjax.analysis.invariance import TABLE_1 as TABLE_1
 from lnjax.analysis.invariance import invariance_table as invariance_table
 from lnjax.analysis.invariance import measure as measure
 from lnjax.analysis.invariance import normalizers as normalizers
+from lnjax.analysis.learning_dynamics import Comparison as Comparison
+from lnjax.analysis.learning_dynamics import Descent as Descent
+from lnjax.analysis.learning_dynamics import compare_dynamics as compare_dynamics
+from lnjax.analysis.learning_dynamics import descend as descend
+from lnjax.analysis.learning_dynamics import train_student as train_student
 from lnjax.analysis.recurrent_invariance import recurrent_cells as recurrent_cells
 from lnjax.analysis.recurrent_invariance import (
     recurrent_invariance_table as recurrent_invariance_table,

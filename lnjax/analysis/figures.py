@@ -33,8 +33,18 @@ def invariance(smoke: bool) -> "Figure":
         return invariance(analysis.invariance_table(rows), sweep)
 
 
+def learning_dynamics(smoke: bool) -> "Figure":
+    from lnjax.analysis.learning_dynamics import compare_dynamics
+    from lnjax.analysis.plots.learning_dynamics import dynamics_figure
+
+    return dynamics_figure(compare_dynamics(steps=40 if smoke else 3000))
+
+
 # Each is called with whether seconds matter more than the result.
-FIGURES: Mapping[str, Callable[[bool], "Figure"]] = {"invariance": invariance}
+FIGURES: Mapping[str, Callable[[bool], "Figure"]] = {
+    "invariance": invariance,
+    "learning_dynamics": learning_dynamics,
+}
 
 
 def save(figure: "Figure", path: Path) -> None:

@@ -27,7 +27,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lnjax.analysis.fisher import GLM, Fisher, GLMParams, Part, fisher_information
+from lnjax.analysis.fisher import Fisher, Part, fisher_information
+from lnjax.analysis.glm import GLM, GLMParams
 from lnjax.typing import Array, PyTree
 
 
@@ -280,6 +281,34 @@ def gain_geometry(glm: GLM, params: GLMParams, xs: Array) -> GainGeometry:
         normalized = jnp.ones_like(normalized)
     paper = jnp.einsum("nij,ni,nj->ij", covariance, normalized, normalized) / len(xs)
     return GainGeometry(exact, paper)
+
+
+def gain_response(glm: GLM, params: GLMParams, xs: Array, factors: Sequence[float]) -> Array:
+    """How the exact metric in the gain answers to the size of the inputs.
+
+    "Learning the magnitude of incoming weights under batch and layer norm only depends on the size
+    of the prediction error", says the paper of Eq. 32-35; the other two depend on the inputs, too.
+
+    Args:
+      glm, params, xs: as in `fisher_information`. Where the covariance depends on z, as in every
+        family but "gaussian", weight norm's and the standard GLM's change with the inputs, too.
+      factors: E of them, by which all inputs are multiplied.
+
+    Returns:
+      (E,), the trace of the metric over that of the inputs as they are.
+
+    >>> import jax
+    >>> for norm in ("batch", "layer", "weight", None):
+    ...     params = GLM(norm).init(jax.random.key(0), 3, 5)
+    ...     xs = jax.random.normal(jax.random.key(1), (64, 3))
+    ...     print(norm, round(float(gain_response(GLM(norm), params, xs, (10.0,))[0]), 3))
+    batch 1.0
+    layer 1.0
+    weight 100.0
+    None 100.0
+    """
+    traces = [jnp.trace(gain_geometry(glm, params, k * xs).exact) for k in (1.0, *factors)]
+    return jnp.stack(traces[1:]) / traces[0]
 
 
 class EpsilonLeak(NamedTuple):

@@ -17,7 +17,8 @@ Weight decay is not in the paper. With it (coefficient :math:`\lambda`) the norm
 :math:`\eta \lambda` a step, too, until both balance, at an angle of about
 :math:`\sqrt{2 \eta \lambda}` a step (van Laarhoven 2017).
 
-`descend` records any loss; `learning_dynamics` is the experiment of the notebook of that name.
+`descend` records any loss; `train_student` and `compare_dynamics` are the experiment of
+the notebook of that name.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -26,10 +27,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from lnjax.analysis.fisher import GLM, GLMParams, Norm
 from lnjax.analysis.geometry import orthogonality, step_angle
-from lnjax.typing import Array, Params, PRNGKey, PyTree
+from lnjax.analysis.glm import GLM, GLMParams, Norm
+from lnjax.typing import Array, Params, PyTree
 
 
 class Descent(NamedTuple):
@@ -136,7 +138,7 @@ def _replace(tree: Params, keys: Sequence[Hashable], value: Array) -> Params:
     return {**tree, keys[0]: _replace(tree[keys[0]], keys[1:], value)}
 
 
-def learning_dynamics(
+def train_student(
     norm: Norm = "layer",
     *,
     learning_rate: float = 1.0,
@@ -175,18 +177,47 @@ def learning_dynamics(
     Raises:
       ValueError: `norm` is not known.
 
-    >>> one, four = (learning_dynamics(weight_scale=k, steps=5, features=8) for k in (1.0, 4.0))
+    >>> one, four = (train_student(weight_scale=k, steps=5, features=8) for k in (1.0, 4.0))
     >>> bool(abs(one.loss[0] - four.loss[0]) < 1e-5)
     True
     >>> print(f"{jnp.tan(one.angle[0]) / jnp.tan(four.angle[0]):.2f}")
     16.00
     """
     glm = GLM(norm, epsilon=epsilon)
-    params, batches = _problem((steps, batch_size, in_features, features), jax.random.key(seed))
+    params, batches = _problem((steps, batch_size, in_features, features), seed)
     params["kernel"] *= weight_scale
     if norm is None:
         del params["scale"]
     return _run(glm, params, batches, learning_rate, weight_decay)
+
+
+class Comparison(NamedTuple):
+    """Runs of `train_student` that differ in one thing each."""
+
+    norms: dict[Norm, Descent]
+    scales: dict[float, Descent]  # layer norm, by weight_scale
+    decays: dict[float, Descent]  # layer norm, by weight_decay
+    learning_rate: float
+
+
+def compare_dynamics(
+    learning_rate: float = 1.0,
+    *,
+    norms: Sequence[Norm] = ("layer", "batch", "weight", None),
+    scales: Sequence[float] = (0.25, 1.0, 4.0, 16.0),
+    decays: Sequence[float] = (0.0, 1e-4, 1e-3),
+    steps: int = 3000,
+    seed: int = 0,
+) -> Comparison:
+    """All runs of the notebook's figure; what is compiled for one learning rate serves the next."""
+    run = partial(train_student, learning_rate=learning_rate, steps=steps, seed=seed)
+    plain = run("layer")
+    return Comparison(
+        {norm: plain if norm == "layer" else run(norm) for norm in norms},
+        {k: plain if k == 1 else run("layer", weight_scale=k) for k in scales},
+        {decay: run("layer", weight_decay=decay) if decay else plain for decay in decays},
+        learning_rate,
+    )
 
 
 @partial(jax.jit, static_argnames="glm")
@@ -209,21 +240,22 @@ def _run(
     return record
 
 
-@partial(jax.jit, static_argnames="sizes")
 def _problem(
-    sizes: tuple[int, int, int, int], key: PRNGKey
+    sizes: tuple[int, int, int, int], seed: int
 ) -> tuple[dict[str, Array], tuple[Array, Array]]:
-    """The student's first parameters; the cases (T, B, D), and what the teacher says of them."""
+    """The student's first parameters; cases (T, B, D), and what the teacher says of them (T, B)."""
     steps, batch_size, inner, features = sizes
-    kernel, readout, first, second, inputs, noise = jax.random.split(key, 6)
+    # NumPy: to compile jax.random takes longer than to train
+    rng = np.random.default_rng(seed)
     params = {
-        "kernel": jax.random.normal(kernel, (inner, features)) / inner**0.5,
-        "bias": jnp.zeros(features),
-        "scale": jnp.ones(features),
-        "readout": jax.random.normal(readout, (features,)),
+        "kernel": rng.normal(size=(inner, features)) / inner**0.5,
+        "bias": np.zeros(features),
+        "scale": np.ones(features),
+        "readout": rng.normal(size=features),
     }
     width = 8
-    xs = jax.random.normal(inputs, (steps, batch_size, inner))
-    hidden = jnp.tanh(xs @ jax.random.normal(first, (inner, width)) / inner**0.5)
-    ys = hidden @ jax.random.normal(second, (width,)) / width**0.5
-    return params, (xs, ys + 0.3 * jax.random.normal(noise, ys.shape))
+    first, second = rng.normal(size=(inner, width)), rng.normal(size=width)
+    xs = rng.normal(size=(steps, batch_size, inner))
+    ys = np.tanh(xs @ first / inner**0.5) @ second / width**0.5
+    batches = (xs, ys + 0.3 * rng.normal(size=ys.shape))
+    return jax.tree.map(jnp.asarray, (params, batches))
