@@ -27,7 +27,7 @@ def dynamics_figure(result: Comparison) -> Figure:
     )
     _by_scale(direction, result.scales, lambda run: np.degrees(run.travelled[:-1]))
     direction.set(
-        title="… and so directions stop early",
+        title="… and their direction hardly turns",
         ylabel="angle from the first direction (degrees)",
         xscale="log",
     )
@@ -80,6 +80,7 @@ def _decay(ax: Axes, result: Comparison) -> None:
         xscale="log",
         yscale="log",
     )
+    ax.set_ylim(top=4 * ax.get_ylim()[1])
     ax.legend(frameon=False, title="weight decay", ncols=2, loc="upper right")
 
 
