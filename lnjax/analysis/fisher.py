@@ -232,7 +232,7 @@ def discrepancy(
     ...     xs = jax.random.normal(jax.random.key(1), (256, 4))
     ...     errors = discrepancy(glm, params, xs, weights_only=True)
     ...     print(width, round(float(errors.diagonal), 2))
-    6 0.27
+    6 0.28
     24 0.08
     """
     exact, paper = fisher_information(glm, params, xs), paper_fisher(glm, params, xs)

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lnjax.analysis.fisher import Fisher, Part, fisher_information
 from lnjax.analysis.glm import GLM, GLMParams
@@ -74,27 +75,28 @@ def norm_growth(
     [0.5, 0.25, 0.5, 0.5]
     """
     units = slice(None) if unit is None else slice(unit, unit + 1)
-    larger = params._replace(kernel=params.kernel.at[:, units].multiply(factor))
-    gradients, outputs, fishers = [], [], []
-    for each in (params, larger):
+    larger = params.kernel.at[:, units].multiply(factor)
 
-        def natural(kernel: Array, each: GLMParams = each) -> Array:
-            return glm.natural(each._replace(kernel=kernel), xs)
-
-        z, pull = jax.vjp(natural, each.kernel)
-        gradients.append(pull(cotangents)[0][:, units])
-        outputs.append(z)
+    def measure(kernel: Array) -> tuple[Array, Array, Fisher]:
+        each = params._replace(kernel=kernel)
+        z, pull = jax.vjp(lambda kernel: glm.natural(params._replace(kernel=kernel), xs), kernel)
         information = fisher_information(glm, each, xs)
-        fishers.append(information.replace(blocks=information.blocks[units][:, :, units]))
-    old, new = fishers
+        blocks = information.blocks[units][:, :, units]
+        return z, pull(cotangents)[0][:, units], information.replace(blocks=blocks)
+
+    # A loop, so that the two are compiled once
+    both = jax.lax.map(measure, jnp.stack([params.kernel, larger]))
+    (before, old_gradient, old), (after, new_gradient, new) = (
+        jax.tree.map(lambda leaf, place=place: leaf[place], both) for place in (0, 1)
+    )
     inner = params.kernel.shape[0]
 
     def ratio(row: Part, column: Part) -> Array:
         return _ratio(old.part(row, column), new.part(row, column), old.blocks)
 
     return NormGrowth(
-        outputs=jnp.max(jnp.abs(outputs[1] - outputs[0])) / jnp.std(outputs[0]),
-        gradient=jnp.linalg.norm(gradients[1]) / jnp.linalg.norm(gradients[0]),
+        outputs=jnp.max(jnp.abs(after - before)) / jnp.std(before),
+        gradient=jnp.linalg.norm(new_gradient) / jnp.linalg.norm(old_gradient),
         ww=ratio("w", "w"),
         wb=ratio("w", "b"),
         wg=ratio("w", "g") if old.gain else jnp.array(jnp.nan),
@@ -237,7 +239,6 @@ class GainGeometry(NamedTuple):
     paper: Array  # (H, H)
 
 
-@partial(jax.jit, static_argnames="glm")
 def gain_geometry(glm: GLM, params: GLMParams, xs: Array) -> GainGeometry:
     r"""What a change of the gain costs: the exact metric beside the paper's Eq. 32-35.
 
@@ -267,20 +268,26 @@ def gain_geometry(glm: GLM, params: GLMParams, xs: Array) -> GainGeometry:
     True
     """
     information = fisher_information(glm, params, xs)
-    if glm.norm is None:
-        along = (params.kernel / jnp.linalg.norm(params.kernel, axis=0, keepdims=True)).T
-        exact = jnp.einsum("id,idje,je->ij", along, information.part("w", "w"), along)
-    else:
-        exact = information.part("g", "g")[:, 0, :, 0]
-    covariance = glm.covariance(glm.natural(params, xs)) / glm.phi**2
+    return GainGeometry(*_gain_metrics(glm, params, xs, information))
+
+
+@partial(jax.jit, static_argnames="glm")
+def _gain_metrics(
+    glm: GLM, params: GLMParams, xs: Array, information: Fisher
+) -> tuple[Array, Array]:
     mean, sigma = glm.statistics(params, xs)
     if glm.norm is None:
         sigma = jnp.linalg.norm(params.kernel, axis=0)[None]
+        rows = (params.kernel / sigma).T
+        exact = jnp.einsum("id,idje,je->ij", rows, information.part("w", "w"), rows)
+    else:
+        exact = information.part("g", "g")[:, 0, :, 0]
     normalized = (xs @ params.kernel - mean) / sigma
     if glm.norm == "batch":
         normalized = jnp.ones_like(normalized)
+    covariance = glm.covariance(glm.natural(params, xs)) / glm.phi**2
     paper = jnp.einsum("nij,ni,nj->ij", covariance, normalized, normalized) / len(xs)
-    return GainGeometry(exact, paper)
+    return exact, paper
 
 
 def gain_response(glm: GLM, params: GLMParams, xs: Array, factors: Sequence[float]) -> Array:
@@ -307,8 +314,8 @@ def gain_response(glm: GLM, params: GLMParams, xs: Array, factors: Sequence[floa
     weight 100.0
     None 100.0
     """
-    traces = [jnp.trace(gain_geometry(glm, params, k * xs).exact) for k in (1.0, *factors)]
-    return jnp.stack(traces[1:]) / traces[0]
+    traces = [np.trace(gain_geometry(glm, params, k * xs).exact) for k in (1.0, *factors)]
+    return jnp.asarray(traces[1:]) / traces[0]
 
 
 class EpsilonLeak(NamedTuple):

@@ -77,11 +77,11 @@ class GLM:
 
     def init(self, key: PRNGKey, in_features: int, features: int) -> GLMParams:
         """Random parameters (D, H), (H,), (H,); gains around 1, as no claim may hang on a 1."""
-        kernel, bias, scale = jax.random.split(key, 3)
+        draws = jax.random.normal(key, (in_features + 2, features))
         return GLMParams(
-            jax.random.normal(kernel, (in_features, features)) / in_features**0.5,
-            0.3 * jax.random.normal(bias, (features,)),
-            None if self.norm is None else 1 + 0.3 * jax.random.normal(scale, (features,)),
+            draws[:in_features] / in_features**0.5,
+            0.3 * draws[in_features],
+            None if self.norm is None else 1 + 0.3 * draws[in_features + 1],
         )
 
     def natural(self, params: GLMParams, xs: Array) -> Array:
