@@ -368,7 +368,7 @@ def epsilon_leak(
 def _leak(
     glm: GLM, params: GLMParams, xs: Array, cotangents: Array, epsilons: Array
 ) -> EpsilonLeak:
-    def one(epsilon: Array) -> EpsilonLeak:
+    def one(epsilon: float) -> EpsilonLeak:
         leaky = dataclasses.replace(glm, epsilon=epsilon)
 
         def natural(kernel: Array) -> Array:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -25,12 +26,17 @@ def dynamics_figure(result: Comparison) -> Figure:
         xscale="log",
         yscale="log",
     )
-    _by_scale(direction, result.scales, lambda run: np.degrees(run.travelled[:-1]))
+    rate.legend(frameon=False, title="weights at the start times k", ncols=2)
+    _by_scale(direction, result.scales, lambda run: jnp.degrees(run.travelled[:-1]))
     direction.set(
         title="… and their direction hardly turns",
         ylabel="angle from the first direction (degrees)",
         xscale="log",
     )
+    for line in direction.get_lines():
+        end = (line.get_xdata()[-1], line.get_ydata()[-1])
+        offset = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
+        direction.annotate(line.get_label(), end, color=line.get_color(), **offset)
     _decay(decay, result)
     for ax in axes.flat:
         ax.set_xlabel("step of plain gradient descent")
@@ -41,11 +47,12 @@ def _growth(ax: Axes, result: Comparison) -> None:
     for norm, run in result.norms.items():
         first = float(run.norm[0])
         added = np.cumsum((result.learning_rate * np.asarray(run.gradient_norm, float)) ** 2)
-        steps = np.arange(1, len(run.norm) + 1)
-        ax.plot(steps, run.norm, color=COLOURS[norm], label=name(norm))
+        steps = few(len(run.norm))
+        law = np.sqrt(first**2 + np.concatenate([[0.0], added]))
+        ax.plot(steps, np.asarray(run.norm)[steps - 1], color=COLOURS[norm], label=name(norm))
         ax.plot(
             steps,
-            np.sqrt(first**2 + np.concatenate([[0.0], added])),
+            law[steps - 1],
             color="black",
             linestyle=(0, (1, 3)),
             linewidth=1.2,
@@ -60,9 +67,8 @@ def _growth(ax: Axes, result: Comparison) -> None:
 def _by_scale(ax: Axes, runs: Mapping[float, Descent], values: Callable[[Descent], Array]) -> None:
     colours = colormaps["viridis"](np.linspace(0, 0.8, len(runs)))
     for colour, (scale, run) in zip(colours, runs.items(), strict=True):
-        steps = np.arange(1, len(run.loss) + 1)
-        ax.plot(steps, np.asarray(values(run)), color=colour, label=f"k = {scale:g}")
-    ax.legend(frameon=False, title="weights at the start times k", ncols=2)
+        steps = few(len(run.loss))
+        ax.plot(steps, np.asarray(values(run))[steps - 1], color=colour, label=f"k = {scale:g}")
 
 
 def _decay(ax: Axes, result: Comparison) -> None:
@@ -82,6 +88,11 @@ def _decay(ax: Axes, result: Comparison) -> None:
     )
     ax.set_ylim(top=4 * ax.get_ylim()[1])
     ax.legend(frameon=False, title="weight decay", ncols=2, loc="upper right")
+
+
+def few(length: int, count: int = 250) -> np.ndarray:
+    """Steps, counted from 1, equally far apart in log: all that a picture can show."""
+    return np.unique(np.geomspace(1, length, count).round().astype(int))
 
 
 def medians(values: np.ndarray, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:
