@@ -57,6 +57,14 @@ class GLM:
 
     Raises:
       ValueError: the norm or family is not known, or `phi` is given to a family without one.
+
+    >>> import jax, jax.numpy as jnp
+    >>> glm = GLM("layer", "bernoulli")
+    >>> params = glm.init(jax.random.key(0), in_features=3, features=5)
+    >>> jax.tree.map(jnp.shape, params)
+    GLMParams(kernel=(3, 5), bias=(5,), scale=(5,))
+    >>> glm.natural(params, jnp.ones((2, 3))).shape
+    (2, 5)
     """
 
     norm: Norm = "layer"
