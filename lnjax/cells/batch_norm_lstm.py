@@ -152,12 +152,10 @@ def batch_norm_lstm(
         summed_x, of_batch_x, real, (hold_c, hold_h) = inputs
         summed_h = recurrent_product(h, params.recurrent_kernel, dtype, noise.dropout_h)
         if use_running_average:
-            of_x, of_h, of_c = _of_population(params.statistics, t)
+            of_x, of_h, of_c = of_population(params.statistics, t)
         else:
             of_x, of_h, of_c = of_batch_x, _over_batch(summed_h, real), None
-        summed = _standardize(summed_x, of_x, params.scale_x, epsilon)
-        summed += _standardize(summed_h, of_h, params.scale_h, epsilon)
-        i, f, g, o = gates(add_bias(summed, params.bias))
+        i, f, g, o = gates_of(params, (summed_x, of_x), (summed_h, of_h), epsilon)
         new_c = f * c + i * g
         if of_c is None:
             of_c = _over_batch(new_c, real)
@@ -168,11 +166,8 @@ def batch_norm_lstm(
         new_carry = (new_c.astype(c.dtype), y.astype(h.dtype), t + 1)
         new_carry = jax.tree.map(partial(select, real), new_carry, carry)
         # Without a real row -1, which is no time step.
-        seen = (
-            None
-            if use_running_average
-            else (of_h, of_c, jnp.max(jnp.where(real, t, -1), initial=-1))
-        )
+        furthest = jnp.max(jnp.where(real, t, -1), initial=-1)
+        seen = None if use_running_average else (of_h, of_c, furthest)
         return new_carry, (zero_padding(y, real), seen)
 
     carry, (ys, seen) = scan_sequence(
@@ -198,13 +193,19 @@ def _over_batch(x: Array, real: Array) -> Statistics:
     return batch_statistics(x, mask=real)
 
 
-def _of_population(statistics: BatchNormStatistics, t: Array) -> tuple[Statistics, ...]:
+def of_population(statistics: BatchNormStatistics, t: Array) -> tuple[Statistics, ...]:
     """Those of the step that each row is at, t (B,), for x, h and c: (B, N) each."""
     seen = statistics.count > 0
     longest = jnp.max(jnp.where(seen, jnp.arange(len(seen)), 0))
     index = jnp.clip(t.astype(jnp.int32), 0, longest)
     rows = [values[index] for values in statistics[:-1]]
     return tuple(zip(rows[::2], rows[1::2], strict=True))
+
+
+def gates_of(params: BatchNormLSTMParams, x: Any, h: Any, epsilon: float) -> tuple[Array, ...]:
+    """i, f, g and o of the two sides of a step: summed inputs (B, 4H) and their statistics."""
+    summed_x = _standardize(*x, params.scale_x, epsilon)
+    return gates(add_bias(summed_x + _standardize(*h, params.scale_h, epsilon), params.bias))
 
 
 def _standardize(x: Array, statistics: Statistics, scale: Array, epsilon: float) -> Array:

@@ -109,9 +109,15 @@ def update(
     epsilon: float,
 ) -> tuple[Array]:
     """What of a step is behind its product: summed_h, projected_x (..., 3H) -> new (h,)."""
-    summed_h = _normalize(norm, epsilon, summed_h, params.scale_h)
-    _, z, n, _ = _gates(params, summed_h, projected_x)
+    _, z, n = gates_of(params, summed_h, projected_x, norm=norm, epsilon=epsilon)
     return ((1 - z) * carry[0] + z * n,)
+
+
+def gates_of(
+    params: GRUParams, summed_h: Array, projected_x: Array, *, norm: Norm, epsilon: float
+) -> tuple[Array, Array, Array]:
+    """r, z and n of the two sides of a step, each (..., 3H)."""
+    return _gates(params, _normalize(norm, epsilon, summed_h, params.scale_h), projected_x)[:3]
 
 
 def _gates(
@@ -145,12 +151,12 @@ def linearize(
     epsilon: float,
 ) -> Coefficients:
     """`update` at this point, for any leading axes."""
-    scales = (None, None) if params.scale_h is None else _sides(params.scale_h)
-    sides = [
+    scales = (None, None) if params.scale_h is None else sides(params.scale_h)
+    normalized = [
         norm_derivative.normalize(norm, epsilon, side, scale)
-        for side, scale in zip(_sides(summed_h), scales, strict=True)
+        for side, scale in zip(sides(summed_h), scales, strict=True)
     ]
-    (gates_side, gates_h), (candidate_side, candidate_h) = sides
+    (gates_side, gates_h), (candidate_side, candidate_h) = normalized
     summed_h = jnp.concatenate([gates_side, candidate_side], axis=-1)
     r, z, n, recurrent = _gates(params, summed_h, projected_x)
     candidate = z * (1 - n * n)
@@ -168,7 +174,7 @@ def pull_back(
         d_sides = [
             norm_derivative.pull_back(norm, of, d_side, scale)
             for of, d_side, scale in zip(
-                (at.gates_h, at.candidate_h), _sides(d_summed), _sides(params.scale_h), strict=True
+                (at.gates_h, at.candidate_h), sides(d_summed), sides(params.scale_h), strict=True
             )
         ]
         d_summed = jnp.concatenate(d_sides, axis=-1)
@@ -178,7 +184,7 @@ def pull_back(
 def gradients(params: GRUParams, at: Coefficients, d_h: Array) -> tuple[dict[str, Array], Array]:
     """Of gain and bias behind the product, summed over a chunk; and of projected_x."""
     d_summed = jnp.concatenate([d_h, d_h, d_h], axis=-1) * at.gates
-    d_gates, d_candidate = _sides(d_summed)
+    d_gates, d_candidate = sides(d_summed)
     by_name = {"bias_h": over_rows(d_candidate)}
     if at.gates_h is not None and at.candidate_h is not None:
         by_name["scale_h"] = jnp.concatenate(
@@ -190,7 +196,7 @@ def gradients(params: GRUParams, at: Coefficients, d_h: Array) -> tuple[dict[str
     return by_name, jnp.concatenate([d_gates, d_h * at.candidate], axis=-1)
 
 
-def _sides(summed: Array) -> tuple[Array, Array]:
+def sides(summed: Array) -> tuple[Array, Array]:
     """What is normalized jointly of (..., 3H): r and z (..., 2H), and n (..., H)."""
     gates = summed.shape[-1] // 3 * 2
     return summed[..., :gates], summed[..., gates:]
@@ -286,8 +292,7 @@ def _derivative(norm: Norm, epsilon: float) -> Derivative:
             return params
         kernels = params.kernel, params.recurrent_kernel
         kernel, recurrent_kernel = (
-            jnp.concatenate([centre(side) for side in _sides(kernel)], axis=-1)
-            for kernel in kernels
+            jnp.concatenate([centre(side) for side in sides(kernel)], axis=-1) for kernel in kernels
         )
         return params._replace(kernel=kernel, recurrent_kernel=recurrent_kernel)
 

@@ -125,13 +125,19 @@ def update(
     epsilon: float,
 ) -> LSTMCarry:
     """What of a step is behind its product: summed_h, projected_x (..., 4H) -> new (c, h)."""
-    summed = normalize(norm, epsilon, summed_h, params.scale_h) + projected_x
-    i, f, g, o = gates(summed)
+    i, f, g, o = gates_of(params, summed_h, projected_x, norm=norm, epsilon=epsilon)
     new_c = f * carry[0] + i * g
     cell = normalize(cell_norm, epsilon, new_c, params.scale_c)
     if params.bias_c is not None:
         cell = add_bias(cell, params.bias_c)
     return cell if "carried_cell" in sites else new_c, o * jnp.tanh(cell)
+
+
+def gates_of(
+    params: LSTMParams, summed_h: Array, projected_x: Array, *, norm: Norm, epsilon: float
+) -> tuple[Array, Array, Array, Array]:
+    """i, f, g and o of the two sides of a step, each (..., 4H)."""
+    return gates(normalize(norm, epsilon, summed_h, params.scale_h) + projected_x)
 
 
 def gates(summed: Array) -> tuple[Array, Array, Array, Array]:
