@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lnjax.analysis.recurrent_stability import stability_experiment
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -40,10 +42,18 @@ def learning_dynamics(smoke: bool) -> "Figure":
     return dynamics_figure(compare_dynamics(steps=40 if smoke else 3000))
 
 
+def recurrent_stability(smoke: bool) -> "Figure":
+    """Hidden states over 2,000 steps, and gradients through time, with and without LN."""
+    from lnjax.analysis.plots import recurrent_stability as plots
+
+    return plots.summary(*stability_experiment(smoke))
+
+
 # Each is called with whether seconds matter more than the result.
 FIGURES: Mapping[str, Callable[[bool], "Figure"]] = {
     "invariance": invariance,
     "learning_dynamics": learning_dynamics,
+    "recurrent_stability": recurrent_stability,
 }
 
 

@@ -68,7 +68,7 @@ class Loop(NamedTuple):
                 f"the mask must be bool (True = real) of shape {steps}, got {mask.dtype}"
                 f" {mask.shape}"
             )
-        if noise != NO_NOISE and not isinstance(cell, Cell):
+        if any(drawn is not None for drawn in noise) and not isinstance(cell, Cell):
             raise ValueError(f"noise is for the cells of lnjax, not for {type(cell).__name__}")
         if carry is None:
             if not hasattr(cell, "initialize_carry"):

@@ -288,6 +288,7 @@ def _(params: SimpleParams, cell: Any, carry: PyTree, inputs: Inputs) -> Inside:
 
 @inside.register
 def _(params: BatchNormLSTMParams, cell: Any, carry: PyTree, inputs: Inputs) -> Inside:
+    params = jax.tree.map(jnp.asarray, params)
     summed_x, summed_h = _sides(params, cell, carry[1], inputs)
     if cell.use_running_average:
         of_x, of_h, _ = batch_norm_lstm.of_population(params.statistics, carry[2])

@@ -21,7 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lnjax.analysis.probes import gradient_norms, mean_over_rows, probe
+from lnjax.cells.lstm import LSTMCell
 from lnjax.cells.running import Norm
+from lnjax.cells.simple_rnn import SimpleCell
 from lnjax.typing import Array, PyTree
 
 LARGEST = 1e15  # of float32, which ends at 3e38, and squares
@@ -87,7 +89,7 @@ def _measure(
     gradients = gradient_norms(cell, params, xs, carry, mask=finite)
     log10 = _mean_log10(gradients.log10["h"], finite)
     steps = jnp.min(jnp.sum(finite, axis=0))
-    first, last = len(xs) // 10, steps - 1 - steps // 10
+    first, last = steps // 10, steps - 1 - steps // 10
     growth = (log10[first] - log10[last]) / jnp.maximum(last - first, 1)
     recurrent = [name for name in record.deviation if name == "sum" or name.startswith("h")]
     name = "sum" if "sum" in recurrent else recurrent[0]
@@ -152,32 +154,79 @@ def predicted_growth(
     >>> round(10 ** (2 * predicted_growth(jax.nn.relu, 1.0, 0.0, norm="layer")), 3)
     1.0
     """
+    units_of, slopes_of = _second_moment(activation), _second_moment(jax.grad(activation))
     separate = tuple(sorted(sites)) == ("input", "recurrent")
     if norm is not None and not separate and tuple(sites) != ("sum",):
         raise ValueError(f"sites={sites!r}: expected ('sum',) or ('recurrent', 'input')")
     if norm is None:
-        variance = 1.0
-        for _ in range(1000):  # to the fixed point, or away to where it has grown beyond a float
-            variance = min(gain**2 * _second_moment(activation, variance) + input_scale**2, 1e30)
-        chi = gain**2 * _second_moment(jax.grad(activation), variance)
+        old, variance = 0.0, 1.0
+        while 1e-9 < abs(variance / max(old, 1e-30) - 1) and 1e-30 < variance < 1e30:
+            # to the fixed point, or away to where it is 0 or beyond a float
+            old, variance = variance, gain**2 * units_of(variance) + input_scale**2
+        chi = gain**2 * slopes_of(variance)
     else:
         variance = 2.0 if separate else 1.0
-        units, slopes = (
-            _second_moment(function, variance) for function in (activation, jax.grad(activation))
-        )
+        units, slopes = units_of(variance), slopes_of(variance)
         chi = slopes / units if separate else gain**2 * slopes / (gain**2 * units + input_scale**2)
         if features is not None:
             chi *= 1 - (2 if norm == "layer" else 1) / features
     return float(np.log10(chi) / 2) if chi > 0 else -np.inf
 
 
-def _second_moment(function: Callable[[Array], Array], variance: float) -> float:
+def stability_experiment(smoke: bool = False) -> tuple[dict, Sequence[float], dict]:
+    """What the figure of the notebook shows.
+
+    A simple RNN with tanh, one with relu, and an LSTM; without a norm and with layer norm; weak
+    inputs, s = 0.1.
+
+    Args:
+      smoke: tiny sizes.
+
+    Returns:
+      ``(runs, gains, growths)``: `Stability` of the relu cell by norm and gain; the gains of
+      the growths; by the cell's name ``(measured, predicted)``, each by norm, one for each gain.
+    """
+    features, sizes = (8, {"num_steps": 40, "batch": 2}) if smoke else (64, {"num_steps": 2000})
+    gains = (0.5, 2.0) if smoke else (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+    norms: tuple[Norm, ...] = (None, "layer")
+    activations = {"relu": jax.nn.relu, "tanh": jnp.tanh}
+
+    def cell(kind: str, norm: Norm) -> Any:
+        if kind == "LSTM":
+            return LSTMCell(features=features, norm=norm)
+        return SimpleCell(features=features, norm=norm, activation=activations[kind])
+
+    runs = {
+        norm: {gain: stability(cell("relu", norm), gain, 0.1, **sizes) for gain in (0.9, 1.4, 1.6)}
+        for norm in norms
+    }
+    growths = {}
+    for kind in ("tanh", "relu", "LSTM"):
+        measured = {
+            norm: growth_by_gain(cell(kind, norm), gains, input_scale=0.1, **sizes)
+            for norm in norms
+        }
+        predicted = {
+            norm: [predicted_growth(activations[kind], gain, 0.1, norm=norm) for gain in gains]
+            for norm in norms
+            if kind in activations
+        }
+        growths[kind] = measured, predicted
+    return runs, gains, growths
+
+
+def _second_moment(function: Callable[[Array], Array]) -> Callable[[float], float]:
     """E[f(z)^2] for z of N(0, variance), by a rule that a kink at 0 does not disturb."""
-    z = np.linspace(-8, 8, 4001)
-    z = (z[1:] + z[:-1]) / 2  # not at the kink itself
+    edges = np.linspace(-8, 8, 4001)
+    z = (edges[1:] + edges[:-1]) / 2  # not at the kink itself
     weights = np.exp(-(z**2) / 2)
-    values = np.asarray(jax.vmap(function)(jnp.asarray(z * np.sqrt(variance))), np.float64)
-    return float(np.sum(weights * values**2) / np.sum(weights))
+    values = jax.jit(jax.vmap(function))
+
+    def moment(variance: float) -> float:
+        of_z = np.asarray(values(jnp.asarray(z * np.sqrt(variance))), np.float64)
+        return float(np.sum(weights * of_z**2) / np.sum(weights))
+
+    return moment
 
 
 def _mean_log10(log10: Array, real: Array) -> Array:
