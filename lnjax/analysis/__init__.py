@@ -33,15 +33,27 @@ from lnjax.analysis.invariance import TABLE_1 as TABLE_1
 from lnjax.analysis.invariance import invariance_table as invariance_table
 from lnjax.analysis.invariance import measure as measure
 from lnjax.analysis.invariance import normalizers as normalizers
+from lnjax.analysis.layer_probes import layer_gradient_norms as layer_gradient_norms
+from lnjax.analysis.layer_probes import probe_layers as probe_layers
 from lnjax.analysis.learning_dynamics import Comparison as Comparison
 from lnjax.analysis.learning_dynamics import Descent as Descent
 from lnjax.analysis.learning_dynamics import compare_dynamics as compare_dynamics
 from lnjax.analysis.learning_dynamics import descend as descend
 from lnjax.analysis.learning_dynamics import train_student as train_student
+from lnjax.analysis.probes import GradientNorms as GradientNorms
+from lnjax.analysis.probes import Inside as Inside
+from lnjax.analysis.probes import Record as Record
+from lnjax.analysis.probes import gradient_norms as gradient_norms
+from lnjax.analysis.probes import mean_over_rows as mean_over_rows
+from lnjax.analysis.probes import probe as probe
 from lnjax.analysis.recurrent_invariance import recurrent_cells as recurrent_cells
 from lnjax.analysis.recurrent_invariance import (
     recurrent_invariance_table as recurrent_invariance_table,
 )
+from lnjax.analysis.recurrent_stability import Stability as Stability
+from lnjax.analysis.recurrent_stability import growth_by_gain as growth_by_gain
+from lnjax.analysis.recurrent_stability import predicted_growth as predicted_growth
+from lnjax.analysis.recurrent_stability import stability as stability
 from lnjax.analysis.tables import InvarianceTable as InvarianceTable
 from lnjax.analysis.transformation import Transformation as Transformation
 from lnjax.analysis.transformation import change_leaf as change_leaf

@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lnjax.analysis.recurrent_stability import stability_experiment
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -45,14 +43,24 @@ def learning_dynamics(smoke: bool) -> "Figure":
 def recurrent_stability(smoke: bool) -> "Figure":
     """Hidden states over 2,000 steps, and gradients through time, with and without LN."""
     from lnjax.analysis.plots import recurrent_stability as plots
+    from lnjax.analysis.recurrent_stability import stability_experiment
 
     return plots.summary(*stability_experiment(smoke))
+
+
+def compose(smoke: bool) -> "Figure":
+    """Learning curves of a small composed model without a norm, with LN and with RMS norm."""
+    from lnjax.analysis.composition import learning_curves
+    from lnjax.analysis.plots import composition as plots
+
+    return plots.learning_curves(learning_curves(smoke))
 
 
 # Each is called with whether seconds matter more than the result.
 FIGURES: Mapping[str, Callable[[bool], "Figure"]] = {
     "invariance": invariance,
     "learning_dynamics": learning_dynamics,
+    "compose": compose,
     "recurrent_stability": recurrent_stability,
 }
 

@@ -61,7 +61,7 @@ def summary(
     """The figure of the notebook: `runs` of one cell above `growth` of three."""
     figure, axes = canvas(2, 3, width=3.9, height=3.1)
     _runs(axes[0], results)
-    for ax, (title, (measured, predicted)) in zip(axes[1], growths.items(), strict=True):
+    for ax, (title, (measured, predicted)) in zip(axes[1], growths.items(), strict=False):
         _growth(ax, gains, measured, predicted)
         ax.set_title(f"{title}: growth of the gradient")
     _legend(figure, results)
@@ -95,6 +95,8 @@ def _growth(ax: Axes, gains: Sequence[float], measured: Mapping, predicted: Mapp
         )
     for norm, values in predicted.items():
         ax.plot(gains, values, ":", linewidth=1.1, color=COLOURS[norm])
+    if predicted:
+        ax.text(0.98, 0.1, "dotted: computed", transform=ax.transAxes, fontsize=8, ha="right")
     ax.axhline(0, color="black", linewidth=0.7)
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + 0.05 * (high - low))
