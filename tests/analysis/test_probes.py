@@ -15,7 +15,7 @@ from lnjax.cells import (
     RecurrentDropout,
     SimpleCell,
 )
-from lnjax.nn import RNN, Bidirectional, Stack
+from lnjax.nn import RNN, Stack
 from lnjax.ops import lengths_to_mask
 from tests import oracles
 from tests.cells.cases import GAPS, B, Case, D, H, T, name_of
@@ -229,7 +229,7 @@ def test_gradients_are_told_apart_beyond_the_range_of_a_float(gain):
 
 def test_cells_of_flax_and_functions_are_probed(rng):
     xs = rng.normal(size=(T, B, D)).astype(np.float32)
-    for cell in (nn.LSTMCell(H), nn.GRUCell(H)):
+    for cell in (nn.LSTMCell(H),):
         carry = cell.initialize_carry(jax.random.key(0), xs[0].shape)
         variables = cell.init(jax.random.key(1), carry, xs[0])
         record = probes.probe(cell, variables, xs, mask=jnp.asarray(GAPS))
@@ -277,48 +277,61 @@ def test_a_cell_of_ones_own_says_what_is_inside(rng):
 class Tagger(nn.Module):
     @nn.compact
     def __call__(self, xs, lengths):
-        ys = nn.Dense(H)(xs)
-        ys = Stack(
-            [RNN(LSTMCell(features=H)), RNN(nn.GRUCell(H, param_dtype=xs.dtype))], name="stack"
-        )(ys, seq_lengths=lengths)
-        both = Bidirectional(RNN(GRUCell(features=H)), RNN(GRUCell(features=H)))
-        return nn.Dense(1)(both(ys, seq_lengths=lengths))
+        def rnn(cell, **arguments):
+            return RNN(cell(H, param_dtype=xs.dtype), **arguments)
+
+        layers = [rnn(LSTMCell), rnn(nn.GRUCell), rnn(GRUCell, reverse=True, keep_order=True)]
+        ys = Stack(layers)(nn.Dense(H)(xs), seq_lengths=lengths)
+        return nn.Dense(1, use_bias=False)(ys)
 
 
 def test_layers_of_a_model_are_probed(rng, x64):
     xs, lengths = rng.normal(size=(B, T, D)), jnp.array([5, 3, 0])
-    variables = Tagger().init(jax.random.key(0), xs, lengths)
+    variables = jax.jit(Tagger().init)(jax.random.key(0), xs, lengths)
+    params = variables["params"]
     records = jax.jit(lambda v: layer_probes.probe_layers(Tagger(), v, xs, lengths))(variables)
-    # As the parameters are called
-    assert list(records) == ["RNN_0", "RNN_1", "RNN_2", "RNN_3"]
-    below = nn.Dense(H).apply({"params": variables["params"]["Dense_0"]}, xs)
-    first = RNN(LSTMCell(features=H)).apply(
-        {"params": variables["params"]["RNN_0"]}, below, seq_lengths=lengths
-    )
-    np.testing.assert_allclose(records["RNN_0"].outputs.swapaxes(0, 1), first, atol=1e-12)
-    assert sorted(records["RNN_0"].gates) == ["f", "g", "i", "o"]
+    # As Flax calls the modules, in the order in which they ran (jit sorts them)
+    assert list(records) == ["RNN_0", "RNN_1", "RNN_2"]
+    scores = Tagger().apply(variables, xs, lengths)
+    top = records["RNN_2"].outputs
+    np.testing.assert_allclose((top @ params["Dense_1"]["kernel"]).swapaxes(0, 1), scores)
+    assert sorted(records["RNN_0"].gates) == ["f", "g", "i", "o"] and not records["RNN_1"].gates
 
-    # The model's output depends on what the layers put out, and on nothing else of them
-    weights = rng.normal(size=(B, T, 1))
+    # The uppermost layer by itself, and the lowest by differences of the whole model
+    weights = rng.normal(size=(T, B, 1))
 
     def loss(scores):
-        return jnp.sum(weights * scores)
+        return jnp.sum(weights.swapaxes(0, 1) * scores)
 
-    norms = layer_probes.layer_gradient_norms(Tagger(), variables, xs, lengths, loss=loss)
-    forward = variables["params"]["RNN_2"]["cell"]
-    cell = GRUCell(features=H)
-    params = cell.apply({"params": forward}, H, method="parameters")
-    dense = np.asarray(variables["params"]["Dense_1"]["kernel"])[:H]
+    norms = jax.jit(
+        lambda v: layer_probes.layer_gradient_norms(Tagger(), v, xs, lengths, loss=loss)
+    )(variables)
+    cell = GRUCell(H, param_dtype=xs.dtype)
     alone = probes.gradient_norms(
         cell,
-        params,
+        cell.apply({"params": params["GRUCell_1"]}, H, method="parameters"),
         records["RNN_1"].outputs,
         mask=records["RNN_1"].real,
-        loss=lambda ys: jnp.sum(weights.swapaxes(0, 1) * (ys @ dense)),
+        reverse=True,
+        loss=lambda ys: jnp.sum(weights * (ys @ params["Dense_1"]["kernel"])),
     )
-    inside_model = norms["RNN_2"].norms["h"]
-    np.testing.assert_allclose(inside_model, alone.norms["h"], rtol=1e-9)
-    assert (np.asarray(norms["RNN_0"].norms["c"])[0, :2] > 0).all()
+    np.testing.assert_allclose(norms["RNN_2"].norms["h"], alone.norms["h"], rtol=1e-9)
+    # The last real state of the lowest layer goes nowhere but up
+    above = Stack([RNN(nn.GRUCell(H)), RNN(cell, reverse=True, keep_order=True)])
+    inner = {
+        "layers_0": {"cell": params["GRUCell_0"]},
+        "layers_1": {"cell": params["GRUCell_1"]},
+    }
+
+    def loss_of(ys):
+        ys = above.apply({"params": inner}, ys, seq_lengths=lengths)
+        return loss(ys @ params["Dense_1"]["kernel"])
+
+    gradient = jax.jit(jax.grad(loss_of))(records["RNN_0"].outputs.swapaxes(0, 1))
+    for b, t in ((0, 4), (1, 2)):
+        expected = np.linalg.norm(gradient[b, t])
+        np.testing.assert_allclose(norms["RNN_0"].norms["h"][t, b], expected, rtol=1e-9)
+    assert (np.asarray(norms["RNN_0"].norms["c"])[:, 2] == 0).all()
 
 
 def test_masked_means(rng):
