@@ -41,15 +41,16 @@ class Curves(NamedTuple):
 
 
 class Adder(nn.Module):
-    """Two GRU layers and a readout: the model of the notebook."""
+    """GRU layers and a readout: the model of the notebook."""
 
     features: int = 32
     norm: Norm = "layer"
+    layers: int = 1
 
     @nn.compact
     def __call__(self, xs: Array, lengths: Array) -> Array:
         """xs (B, T, 2), lengths (B,) -> sums (B,)."""
-        layers = [RNN(GRUCell(features=self.features, norm=self.norm)) for _ in range(2)]
+        layers = [RNN(GRUCell(features=self.features, norm=self.norm)) for _ in range(self.layers)]
         carries, _ = Stack(layers)(xs, seq_lengths=lengths, return_carry=True)
         return nn.Dense(1)(carries[-1])[:, 0]
 
@@ -83,7 +84,7 @@ def learning_curves(smoke: bool = False) -> dict[Norm, Curves]:
 def train(
     model: nn.Module,
     *,
-    num_steps: int = 200,
+    num_steps: int = 150,
     batch: int = 64,
     length: int = 30,
     learning_rate: float = 1e-2,

@@ -23,7 +23,7 @@ def learning_curves(results: Mapping[str | None, Curves]) -> Figure:
         ax.plot(steps, smooth, color=COLOURS[norm], linewidth=1.6, label=name(norm))
     ax.axhline(TRIVIAL, color="black", linestyle=":", linewidth=1, label="always the mean")
     ax.set(
-        title="Adding two marked numbers: two GRU layers",
+        title="Adding two marked numbers",
         xlabel="training step",
         ylabel="mean squared error",
         yscale="log",
