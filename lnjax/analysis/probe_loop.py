@@ -156,7 +156,11 @@ def _advance(cell: Any, params: Any) -> Step:
     if isinstance(cell, Cell):
         return lambda carry, at: cell.step(params, carry, at.x, at.noise)
     if isinstance(cell, nn.RNNCellBase):
-        return lambda carry, at: cell.apply(params, carry, at.x)
+
+        def step_of_flax(carry: PyTree, at: Inputs) -> Any:
+            return cell.apply(params, carry, at.x)
+
+        return step_of_flax
     return lambda carry, at: cell(params, carry, at.x)
 
 

@@ -94,7 +94,7 @@ def _measure(
     recurrent = [name for name in record.deviation if name == "sum" or name.startswith("h")]
     name = "sum" if "sum" in recurrent else recurrent[0]
     shares = list(record.saturation.values())
-    share = sum(shares) / len(shares) if shares else jnp.full(finite.shape, jnp.nan)
+    share = jnp.mean(jnp.stack(shares), axis=0) if shares else jnp.full(finite.shape, jnp.nan)
     return Stability(
         hidden=mean_over_rows(record.norms["h"], finite),
         deviation=mean_over_rows(record.deviation[name], finite),

@@ -157,8 +157,7 @@ def batch_norm_lstm(
             of_x, of_h, of_c = of_batch_x, _over_batch(summed_h, real), None
         i, f, g, o = gates_of(params, (summed_x, of_x), (summed_h, of_h), epsilon)
         new_c = f * c + i * g
-        if of_c is None:
-            of_c = _over_batch(new_c, real)
+        of_c = _over_batch(new_c, real) if of_c is None else of_c
         y = o * jnp.tanh(
             add_bias(_standardize(new_c, of_c, params.scale_c, epsilon), params.bias_c)
         )
@@ -204,8 +203,9 @@ def of_population(statistics: BatchNormStatistics, t: Array) -> tuple[Statistics
 
 def gates_of(params: BatchNormLSTMParams, x: Any, h: Any, epsilon: float) -> tuple[Array, ...]:
     """i, f, g and o of the two sides of a step: summed inputs (B, 4H) and their statistics."""
-    summed_x = _standardize(*x, params.scale_x, epsilon)
-    return gates(add_bias(summed_x + _standardize(*h, params.scale_h, epsilon), params.bias))
+    summed_x = _standardize(x[0], x[1], params.scale_x, epsilon)
+    summed_h = _standardize(h[0], h[1], params.scale_h, epsilon)
+    return gates(add_bias(summed_x + summed_h, params.bias))
 
 
 def _standardize(x: Array, statistics: Statistics, scale: Array, epsilon: float) -> Array:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,8 +25,8 @@ def over_time(
       gradients: of the same runs, or of some of them.
       site: whose mean and deviation: a key of `Record.mean` that all records have.
     """
-    figure, axes = canvas(2, 2, width=4.6, height=2.8)
-    (summed, hidden), (saturation, gradient) = axes
+    figure, axes = canvas(2, 2, width=4.6, height=2.8) if gradients else canvas(1, 3, width=3.6)
+    summed, hidden, saturation, *rest = axes.flat
     for number, (label, record) in enumerate(records.items()):
         colour = _colour(label, number)
         _line(summed, record.deviation[site], record.real, color=colour, label=_name(label))
@@ -34,17 +35,16 @@ def over_time(
         if record.saturation:
             shares = np.mean([np.asarray(share) for share in record.saturation.values()], axis=0)
             _line(saturation, 100 * shares, record.real, color=colour)
-    for number, (label, norms) in enumerate((gradients or {}).items()):
-        log10 = np.where(norms.real, list(norms.log10.values())[-1], 0)
-        _line(gradient, log10, norms.real, color=_colour(label, number))
-    summed.set(title=f"Summed inputs {site!r}: sigma, and mu dotted", ylabel="per unit")
+    summed.set(title=f"Summed inputs {site}", ylabel="deviation; mean dotted")
     hidden.set(title="Hidden state", ylabel="Euclidean norm")
     saturation.set(title="Gates in saturation", ylabel="% of units", ylim=(0, None))
-    gradient.set(title="Gradient by the hidden state", ylabel=r"log$_{10}$ |dL/dh$_t$|")
-    for ax in axes[1]:
+    for gradient in rest:
+        for number, (label, norms) in enumerate((gradients or {}).items()):
+            log10 = np.where(norms.real, list(norms.log10.values())[-1], 0)
+            _line(gradient, log10, norms.real, color=_colour(label, number))
+        gradient.set(title="Gradient by the hidden state", ylabel=r"log$_{10}$ |dL/dh$_t$|")
+    for ax in axes[-1]:
         ax.set_xlabel("time step t")
-    if not gradients:
-        gradient.set_axis_off()
     figure.legend(loc="outside upper center", ncols=min(len(records), 4), frameon=False)
     return figure
 
@@ -68,7 +68,8 @@ def gates(record: Record) -> Figure:
 
 
 def _line(ax: Axes, values: Any, real: Any, **style: Any) -> None:
-    ax.plot(mean_over_rows(np.asarray(values, np.float32), real), linewidth=1.2, **style)
+    means = mean_over_rows(jnp.asarray(values, jnp.float32), jnp.asarray(real))
+    ax.plot(np.asarray(means), linewidth=1.2, **style)
 
 
 def _colour(label: Any, number: int) -> str:

@@ -1,6 +1,7 @@
 """Random recurrent cells over thousands of steps: norms, deviations, gradients, growth rates."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from matplotlib.lines import Line2D
 from lnjax.analysis.plots import COLOURS, canvas, name
 from lnjax.analysis.recurrent_stability import Stability
 
-STYLES = ("-", "--", ":", "-.")
+STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
 
 def runs(results: Mapping[str | None, Mapping[float, Stability]], title: str) -> Figure:
@@ -25,9 +26,10 @@ def runs(results: Mapping[str | None, Mapping[float, Stability]], title: str) ->
         for by_gain in results.values()
         for run in by_gain.values()
     )
-    figure, axes = canvas(1, 4 if saturates else 3, width=3.4, height=3.0)
-    _runs(axes[0], results)
-    _legend(figure, results)
+    rows, columns = (2, 2) if saturates else (1, 3)
+    figure, axes = canvas(rows, columns, width=4.4 if saturates else 3.4, height=2.8)
+    _runs(list(axes.flat), results)
+    _legend(figure, results, "outside lower center")
     figure.suptitle(title)
     return figure
 
@@ -81,7 +83,7 @@ def _runs(axes: Sequence[Axes], results: Mapping[str | None, Mapping[float, Stab
                 axes[0].plot(steps - 1, run.hidden[steps - 1], "x", color=COLOURS[norm])
     axes[0].set(title="Hidden state", ylabel="Euclidean norm of h", yscale="log")
     axes[1].set(title="Summed inputs", ylabel="deviation over the units", yscale="log")
-    axes[2].set(title="Gradient through time", ylabel=r"log$_{10}$ |dL/dh$_t$|, L of the last step")
+    axes[2].set(title="Gradient through time", ylabel=r"log$_{10}$ |dL/dh$_t$|")
     if len(axes) > 3:
         axes[3].set(title="Gates in saturation", ylabel="% of units", ylim=(0, None))
     for ax in axes:
@@ -112,11 +114,15 @@ def _growth(ax: Axes, gains: Sequence[float], measured: Mapping, predicted: Mapp
     ax.minorticks_off()
 
 
-def _legend(figure: Figure, results: Mapping[str | None, Mapping[float, Stability]]) -> None:
+def _legend(
+    figure: Figure,
+    results: Mapping[str | None, Mapping[float, Stability]],
+    place: Any = "outside upper center",
+) -> None:
     lines = [Line2D([], [], color=COLOURS[norm], label=name(norm)) for norm in results]
     gains = list(next(iter(results.values())))
     lines += [
         Line2D([], [], color="black", linestyle=style, label=f"gain {gain:g}")
         for style, gain in zip(STYLES, gains, strict=False)
     ]
-    figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), frameon=False)
+    figure.legend(handles=lines, loc=place, ncols=len(lines), frameon=False)
