@@ -14,15 +14,22 @@ SMOOTHED = 10  # steps
 
 
 def learning_curves(results: Mapping[Any, Curves]) -> Figure:
-    """The error of every batch, thin, and its running mean, by norm."""
-    figure, axes = canvas(1, 2, width=4.6, height=3.3)
-    for ax in axes[0]:
+    """The error of every batch, thin, and its running mean, by norm; and where it ends."""
+    figure, axes = canvas(1, 3, width=3.7, height=3.1)
+    whole, start, end = axes[0]
+    for ax in (whole, start):
         _curves(ax, results)
-    whole, start = axes[0]
+    last = [
+        np.mean(curves.losses[-max(len(curves.losses) // 10, 1) :]) for curves in results.values()
+    ]
+    colours = [COLOURS[norm] for norm in results]
+    bars = end.bar([name(norm) for norm in results], last, width=0.6, color=colours)
+    end.bar_label(bars, fmt="%.4f", fontsize=8)
+    end.set_title("Mean of the last tenth")
     whole.set(title="Adding two marked numbers", ylabel="mean squared error", yscale="log")
     third = max(len(curves.losses) for curves in results.values()) // 3
     start.set(title="The first third", xlim=(0, max(third, 1)), ylim=(0, 2 * TRIVIAL))
-    whole.legend(frameon=False, ncols=2, fontsize=8)
+    whole.legend(frameon=False, fontsize=8)
     return figure
 
 
