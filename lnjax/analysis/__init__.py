@@ -4,6 +4,15 @@ The functions here need jax and flax alone. What draws (`lnjax.analysis.plots`, 
 ``python -m lnjax.analysis.figures``) is imported by name and needs the extra ``lnjax[notebooks]``.
 """
 
+from lnjax.analysis.batch_size import Examples as Examples
+from lnjax.analysis.batch_size import Perceptron as Perceptron
+from lnjax.analysis.batch_size import PerceptronCurves as PerceptronCurves
+from lnjax.analysis.batch_size import Split as Split
+from lnjax.analysis.batch_size import example_order as example_order
+from lnjax.analysis.batch_size import split_examples as split_examples
+from lnjax.analysis.batch_size import train_perceptron as train_perceptron
+from lnjax.analysis.companions import Influence as Influence
+from lnjax.analysis.companions import influence_of_companions as influence_of_companions
 from lnjax.analysis.epsilon import VARIANCES as VARIANCES
 from lnjax.analysis.epsilon import EpsilonSweep as EpsilonSweep
 from lnjax.analysis.epsilon import epsilon_sweep as epsilon_sweep
@@ -40,6 +49,18 @@ from lnjax.analysis.learning_dynamics import Descent as Descent
 from lnjax.analysis.learning_dynamics import compare_dynamics as compare_dynamics
 from lnjax.analysis.learning_dynamics import descend as descend
 from lnjax.analysis.learning_dynamics import train_student as train_student
+from lnjax.analysis.placement import BlockGradients as BlockGradients
+from lnjax.analysis.placement import Problem as Problem
+from lnjax.analysis.placement import StackTraining as StackTraining
+from lnjax.analysis.placement import TwoLayers as TwoLayers
+from lnjax.analysis.placement import apply_stack as apply_stack
+from lnjax.analysis.placement import block_gradients as block_gradients
+from lnjax.analysis.placement import gradient_of_blocks as gradient_of_blocks
+from lnjax.analysis.placement import init_stack as init_stack
+from lnjax.analysis.placement import stack_loss as stack_loss
+from lnjax.analysis.placement import teacher_problem as teacher_problem
+from lnjax.analysis.placement import train_stacks as train_stacks
+from lnjax.analysis.placement import warmup_rates as warmup_rates
 from lnjax.analysis.probes import GradientNorms as GradientNorms
 from lnjax.analysis.probes import Inside as Inside
 from lnjax.analysis.probes import Record as Record

@@ -56,12 +56,62 @@ def compose(smoke: bool) -> "Figure":
     return plots.learning_curves(learning_curves(smoke))
 
 
+def batch_size(smoke: bool) -> "Figure":
+    """Batch norm, layer norm and no norm at four batch sizes, on scikit-learn's digits."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    from lnjax.analysis import split_examples, train_perceptron
+    from lnjax.analysis.plots.batch_size import curves
+
+    digits = load_digits()
+    sizes = {"train": 1152, "held_out": 256, "test": 384}
+    if smoke:
+        sizes = dict.fromkeys(sizes, 128)
+    data = split_examples(digits.data.astype(np.float32) / 16, digits.target, **sizes)
+    return curves(
+        [
+            train_perceptron(
+                data,
+                norm=norm,
+                batch_size=size,
+                learning_rates=[1e-2] if smoke else [1e-3, 3e-3, 1e-2],
+                num_seeds=1 if smoke else 3,
+                num_epochs=1 if smoke else 8,
+            )
+            for norm in (("layer", "batch") if smoke else ("layer", "batch", None))
+            for size in ((128, 1) if smoke else (128, 16, 4, 1))
+        ]
+    )
+
+
+def placement(smoke: bool) -> "Figure":
+    """Pre- and post-norm stacks: gradients at initialization, and training with a warm-up."""
+    from lnjax.analysis import block_gradients, train_stacks
+    from lnjax.analysis.plots.placement import summary
+
+    depths, depth = ((2, 4), 4) if smoke else ((2, 4, 8, 16, 32, 64), 32)
+    gradients = [
+        block_gradients(placement=which, norm=norm, depths=depths)
+        for norm in (("layer",) if smoke else ("layer", "rms"))
+        for which in ("pre", "post")
+    ]
+    size = {"num_steps": 20, "warmups": (0, 5)} if smoke else {}
+    training = [
+        train_stacks(placement=which, depth=depth, peaks=[3e-3], **size)
+        for which in ("pre", "post")
+    ]
+    return summary(gradients, training, depth=depth, peak=3e-3)
+
+
 # Each is called with whether seconds matter more than the result.
 FIGURES: Mapping[str, Callable[[bool], "Figure"]] = {
     "invariance": invariance,
     "learning_dynamics": learning_dynamics,
     "compose": compose,
     "recurrent_stability": recurrent_stability,
+    "batch_size": batch_size,
+    "placement": placement,
 }
 
 

@@ -336,17 +336,17 @@ def train_stacks(
         problem.inputs.reshape(num_seeds, num_steps, batch_size, -1),
         problem.labels.reshape(num_seeds, num_steps, batch_size),
     )
-    rates = np.stack([learning_rates(p, w, num_steps) for p in peaks for w in warmups])
+    rates = np.stack([warmup_rates(p, w, num_steps) for p in peaks for w in warmups])
     found = _train(params, batches, rates, placement, norm)
     shape = (num_seeds, len(peaks), len(warmups), num_steps)
     loss, gradient = (np.moveaxis(np.asarray(x).reshape(shape + x.shape[3:]), 0, 2) for x in found)
     return StackTraining(placement, norm, depth, np.array(peaks), np.array(warmups), loss, gradient)
 
 
-def learning_rates(peak: float, warmup: int, num_steps: int) -> np.ndarray:
+def warmup_rates(peak: float, warmup: int, num_steps: int) -> np.ndarray:
     """The learning rate of each step, (T,) float32: peak / warmup, 2 peak / warmup ... peak.
 
-    >>> learning_rates(1.0, 4, 6).tolist()
+    >>> warmup_rates(1.0, 4, 6).tolist()
     [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     """
     if not warmup:

@@ -40,10 +40,13 @@ def curves(runs: Sequence[PerceptronCurves]) -> Figure:
         for ax, what in ((nll, "training NLL"), (error, "test error")):
             ax.set_title(f"{what}, batch {size}", fontsize="medium")
             ax.set_xlabel("passes through the digits")
+    # One scale for all batch sizes
+    low, high = np.transpose([ax.get_ylim() for ax in axes[0]])
+    for ax in axes[0]:
+        ax.set_ylim(low.min(), high.max())
     axes[0, 0].set_ylabel("nats per digit")
     axes[1, 0].set_ylabel("per cent of digits")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    _legend(figure, axes[0, 0], columns=2 if len(sizes) == 1 else 4)
     return figure
 
 
@@ -67,8 +70,7 @@ def by_batch_size(runs: Sequence[PerceptronCurves]) -> Figure:
     axes[0, 1].set_title("test error at the end", fontsize="medium")
     axes[0, 1].set_yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
     axes[0, 1].minorticks_off()
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    _legend(figure, axes[0, 0], columns=4)
     return figure
 
 
@@ -127,6 +129,11 @@ def _chosen(run: PerceptronCurves, what: str, which: str, mode: str) -> np.ndarr
 def _band(ax: Axes, x: np.ndarray, y: np.ndarray, label: str, colour: str, style: object) -> None:
     ax.plot(x, y.mean(axis=1), color=colour, linestyle=style, label=label)
     ax.fill_between(x, y.min(axis=1), y.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+
+
+def _legend(figure: Figure, ax: Axes, columns: int) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _batch_sizes(ax: Axes, sizes: Sequence[int]) -> None:

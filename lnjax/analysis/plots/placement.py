@@ -1,6 +1,6 @@
 """Drawings of `lnjax.analysis.placement`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -61,10 +61,13 @@ def outcomes(found: Sequence[StackTraining]) -> Figure:
             ax.plot(runs.peaks, last[:, w], ".", color=colour, alpha=0.6)
     _chance(ax)
     ax.set_xscale("log")
+    ax.set_xticks(found[0].peaks, [f"{peak:g}" for peak in found[0].peaks])
+    ax.minorticks_off()
+    ax.set_ylim(top=1.3 * ax.get_ylim()[1])
     ax.set_xlabel("peak of the learning rate")
     ax.set_ylabel("training loss at the end (nats)")
     ax.set_title(f"where it trains: {found[0].depth} blocks", fontsize="medium")
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(loc="upper right", ncols=2, frameon=False, fontsize="small")
     return figure
 
 
@@ -81,18 +84,22 @@ def _ends(ax: Axes, found: Sequence[BlockGradients]) -> None:
             low, high = norms.min(axis=1), norms.max(axis=1)
             ax.fill_between(one.depths, low, high, color=colour, alpha=0.12, linewidth=0)
         if one.placement == "pre":
-            slope = one.last.mean(axis=1)[0] * (one.depths / one.depths[0]) ** -0.5
-            ax.plot(one.depths, slope, ":", color="#555555", label=r"$\propto 1/\sqrt{L}$")
+            # Each block adds 1/2 to the variance of its input: half of a rectified unit's square.
+            variance = 1 + one.depths / 2
+            falling = one.last.mean(axis=1)[0] * np.sqrt(variance[0] / variance)
+            label = r"$\propto 1/\sqrt{1 + L/2}$"
+            ax.plot(one.depths, falling, ":", color="#555555", label=label)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
     depths = found[0].depths
     ax.set_xticks(depths, [str(depth) for depth in depths])
     ax.set_yticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4], ["1/8", "1/4", "1/2", "1", "2", "4"])
     ax.minorticks_off()
+    ax.set_ylim(1 / 32, 4)
     ax.set_xlabel("depth L (blocks)")
     ax.set_ylabel("norm of the gradient in a block")
     ax.set_title("at initialization: the ends of the stack", fontsize="medium")
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(loc="lower left", frameon=False, fontsize="small")
 
 
 def _profile(ax: Axes, found: Sequence[BlockGradients], depth: int) -> None:
@@ -109,15 +116,17 @@ def _profile(ax: Axes, found: Sequence[BlockGradients], depth: int) -> None:
     ax.set_xlabel("block, from the inputs on")
     ax.set_ylabel("norm of the gradient")
     ax.set_title(f"at initialization: every block of {depth}", fontsize="medium")
-    ax.legend(frameon=False, fontsize="small")
+    ax.set_ylim(1 / 16, 4)
+    ax.legend(loc="lower left", frameon=False, fontsize="small")
 
 
 def _losses(ax: Axes, found: Sequence[StackTraining], peak: float) -> None:
     _over_steps(ax, found, peak, lambda runs: runs.loss)
     _chance(ax)
+    ax.set_ylim(top=1.3 * ax.get_ylim()[1])
     ax.set_ylabel("training loss (nats)")
     ax.set_title(f"training: loss, {found[0].depth} blocks, peak {peak:g}", fontsize="medium")
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(loc="upper right", frameon=False, fontsize="small")
 
 
 def _first_gradient(ax: Axes, found: Sequence[StackTraining], peak: float) -> None:
@@ -127,7 +136,7 @@ def _first_gradient(ax: Axes, found: Sequence[StackTraining], peak: float) -> No
     ax.set_title("training: gradient in the first block", fontsize="medium")
 
 
-def _over_steps(ax: Axes, found: Sequence[StackTraining], peak: float, of) -> None:
+def _over_steps(ax: Axes, found: Sequence[StackTraining], peak: float, of: Callable) -> None:
     for runs in found:
         values = of(runs)[list(runs.peaks).index(peak)]
         size = min(SMOOTHING, values.shape[-1])
