@@ -9,6 +9,7 @@ from lnjax.analysis.batch_size import Perceptron as Perceptron
 from lnjax.analysis.batch_size import PerceptronCurves as PerceptronCurves
 from lnjax.analysis.batch_size import Split as Split
 from lnjax.analysis.batch_size import example_order as example_order
+from lnjax.analysis.batch_size import init_perceptron as init_perceptron
 from lnjax.analysis.batch_size import split_examples as split_examples
 from lnjax.analysis.batch_size import train_perceptron as train_perceptron
 from lnjax.analysis.companions import Influence as Influence

@@ -26,9 +26,6 @@ Norm = Literal["layer", "rms", "batch"] | None
 SETS = ("train", "held_out", "test")
 MODES = ("training", "test")
 
-# What `train_perceptron` carries, with leading axes (S, L): parameters, running statistics, Adam's.
-State = tuple[Any, Any, Any]
-
 
 class Examples(NamedTuple):
     """Images (N, D) floating point and labels (N,) of integers from 0."""
@@ -112,7 +109,6 @@ class Perceptron(nn.Module):
             layer = Dense(
                 self.features,
                 norm=self.norm,
-                kernel_init=nn.initializers.he_normal(),
                 param_dtype=self.param_dtype,
                 name=f"hidden_{i}",
                 **(of_batch if self.norm == "batch" else {}),
@@ -209,13 +205,20 @@ def train_perceptron(
     dtype = data.train.images.dtype
     network = Perceptron(norm, momentum, unbiased, features, param_dtype=dtype)
     rates = jnp.asarray(learning_rates, dtype)
-    state = _initial(network, data.train.images[:1], num_seeds, len(rates))
+    inits = [
+        init_perceptron(network, data.train.images.shape[-1], seed=s) for s in range(num_seeds)
+    ]
+    variables = jax.tree.map(lambda *leaves: np.stack(leaves), *inits)
     order = example_order(len(data.train.labels), num_seeds, num_epochs)
-    measured = [_measure(network, batch_size, state, data)]
-    for epoch in range(num_epochs):
-        batches = order[:, epoch].reshape(num_seeds, -1, batch_size)
-        state = _train(network, state, batches, rates, *data.train)
-        measured.append(_measure(network, batch_size, state, data))
+    steps = order.shape[-1] // batch_size
+    batches = order.reshape(num_seeds, num_epochs, steps, batch_size)
+    snapshots = _train(network, variables, batches, rates, *data.train)
+    measured = [
+        _measure(
+            network, batch_size, jax.tree.map(lambda leaf, e=e: leaf[:, :, e], snapshots), data
+        )
+        for e in range(num_epochs + 1)
+    ]
     nll, error = (np.stack(values) for values in zip(*measured, strict=True))
     epochs = np.arange(num_epochs + 1)
     return PerceptronCurves(norm, batch_size, np.asarray(rates), epochs, nll, error)
@@ -231,34 +234,47 @@ def example_order(num_examples: int, num_seeds: int, num_epochs: int) -> np.ndar
     for seed in range(num_seeds):
         rng = np.random.default_rng(seed)
         orders.append([rng.permutation(num_examples) for _ in range(num_epochs)])
-    return np.array(orders).reshape(num_seeds, num_epochs, num_examples)
+    return np.array(orders, int).reshape(num_seeds, num_epochs, num_examples)
 
 
-def _initial(network: Perceptron, images: np.ndarray, num_seeds: int, num_rates: int) -> State:
-    # Not under jit: compiling a generator of random numbers takes longer than all else here.
-    variables = [network.init(jax.random.key(s), images, train=True) for s in range(num_seeds)]
+def init_perceptron(network: Perceptron, in_features: int, *, seed: int = 0) -> Any:
+    """Variables of a perceptron as before training; kernels are normal of variance 2 / inputs (He).
 
-    def spread(*leaves: Array) -> np.ndarray:
-        return np.stack([np.stack(leaves)] * num_rates, axis=1)
+    By NumPy: JAX takes longer to compile its random numbers than all else here takes.
 
-    model_state = jax.tree.map(spread, *variables)
-    params = model_state.pop("params")
-    return params, model_state, jax.jit(jax.vmap(jax.vmap(_adam(0.0).init)))(params)
+    >>> variables = init_perceptron(Perceptron("batch", features=4), 3)
+    >>> jax.tree.map(np.shape, variables["batch_stats"]["hidden_0"])
+    {'mean': (4,), 'var': (4,)}
+    """
+    rng = np.random.default_rng([seed, 0])
+    images = jnp.zeros((1, in_features), network.param_dtype)
+    shapes = jax.eval_shape(partial(network.init, train=True), jax.random.key(0), images)
 
+    def fill(path: Any, leaf: Any) -> np.ndarray:
+        if path[-1].key == "kernel":
+            deviation = np.sqrt(2 / leaf.shape[0])
+            return (deviation * rng.normal(size=leaf.shape)).astype(leaf.dtype)
+        return np.full(leaf.shape, float(path[-1].key in ("scale", "var")), leaf.dtype)
 
-def _adam(learning_rate: Any) -> optax.GradientTransformation:
-    # As one vector: half the work of the compiler, and fewer steps for so small a network.
-    return optax.flatten(optax.adam(learning_rate))
+    return jax.tree.map_with_path(fill, shapes)
 
 
 @partial(jax.jit, static_argnames="network")
 def _train(
-    network: Perceptron, state: State, batches: Array, rates: Array, images: Array, labels: Array
-) -> State:
-    """One epoch: state (S, L, ...), batches (S, steps, m) of places, rates (L,)."""
+    network: Perceptron, variables: Any, batches: Array, rates: Array, images: Array, labels: Array
+) -> Any:
+    """The variables (S, L, P, ...) before and after each epoch.
 
-    def run(state: State, batches: Array, rate: Array) -> State:
-        def step(state: State, places: Array) -> tuple[State, None]:
+    Variables (S, ...) to begin with, batches (S, epochs, steps, m) of places, rates (L,).
+    """
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+
+    def run(variables: Any, batches: Array, rate: Array) -> Any:
+        # As one vector: half the work of the compiler, and fewer steps for so small a network.
+        adam = optax.flatten(optax.adam(rate))
+        model_state = {name: value for name, value in variables.items() if name != "params"}
+
+        def step(state: Any, places: Array) -> tuple[Any, None]:
             params, model_state, opt_state = state
 
             def loss(params: Any) -> tuple[Array, Any]:
@@ -271,13 +287,18 @@ def _train(
                 return jnp.mean(_nll(logits, labels[places])), new
 
             grads, new = jax.grad(loss, has_aux=True)(params)
-            updates, opt_state = _adam(rate).update(grads, opt_state)
+            updates, opt_state = adam.update(grads, opt_state)
             return (optax.apply_updates(params, updates), new, opt_state), None
 
-        return jax.lax.scan(step, state, batches)[0]
+        def epoch(state: Any, batches: Array) -> tuple[Any, Any]:
+            state, _ = jax.lax.scan(step, state, batches)
+            return state, {"params": state[0], **state[1]}
 
-    images, labels = jnp.asarray(images), jnp.asarray(labels)
-    return jax.vmap(jax.vmap(run, (0, None, 0)), (0, 0, None))(state, batches, rates)
+        params = variables["params"]
+        _, after = jax.lax.scan(epoch, (params, model_state, adam.init(params)), batches)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), variables, after)
+
+    return jax.vmap(jax.vmap(run, (None, None, 0)), (0, 0, None))(variables, batches, rates)
 
 
 def _nll(logits: Array, labels: Array) -> Array:
@@ -285,11 +306,9 @@ def _nll(logits: Array, labels: Array) -> Array:
 
 
 def _measure(
-    network: Perceptron, batch_size: int, state: State, data: Split
+    network: Perceptron, batch_size: int, variables: Any, data: Split
 ) -> tuple[np.ndarray, np.ndarray]:
-    """NLL and error, each (L, S, 3, 2)."""
-    params, model_state, _ = state
-    variables = {"params": params, **model_state}
+    """NLL and error, each (L, S, 3, 2), of variables (S, L, ...)."""
     # What looks at no other case has one mode, and one program for all batch sizes.
     size = batch_size if network.norm == "batch" else None
     images, labels = (np.concatenate(arrays) for arrays in zip(*data, strict=True))

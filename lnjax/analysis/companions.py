@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lnjax.analysis.batch_size import Norm, Perceptron
+from lnjax.analysis.batch_size import Norm, Perceptron, init_perceptron
 from lnjax.typing import Array
 
 
@@ -55,7 +55,7 @@ def influence_of_companions(
       batch_sizes: of each m, a case and m - 1 companions.
       num_cases, num_draws: cases, and sets of companions for each; at least 2.
       features: of each hidden layer.
-      seed: of the parameters, and, by NumPy, of the companions.
+      seed: of the parameters and of the companions.
 
     Returns:
       `Influence`, its deviations computed in float64.
@@ -78,7 +78,7 @@ def influence_of_companions(
             " cases, 2 draws, and cases and companions together no more than the images"
         )
     network = Perceptron(norm, features=features, param_dtype=images.dtype)
-    variables = network.init(jax.random.key(seed), images[:1], train=True)
+    variables = init_perceptron(network, images.shape[-1], seed=seed)
     rng, own, companions = np.random.default_rng(seed), [], []
     draws = np.array(
         [
