@@ -27,6 +27,10 @@ SETS = ("train", "held_out", "test")
 MODES = ("training", "test")
 
 
+# What training carries, with leading axes (S, L): parameters, running statistics, Adam's moments.
+State = tuple[Any, Any, Any]
+
+
 class Examples(NamedTuple):
     """Images (N, D) floating point and labels (N,) of integers from 0."""
 
@@ -208,17 +212,13 @@ def train_perceptron(
     inits = [
         init_perceptron(network, data.train.images.shape[-1], seed=s) for s in range(num_seeds)
     ]
-    variables = jax.tree.map(lambda *leaves: np.stack(leaves), *inits)
+    state = _state(jax.tree.map(lambda *leaves: np.stack(leaves), *inits), rates)
     order = example_order(len(data.train.labels), num_seeds, num_epochs)
-    steps = order.shape[-1] // batch_size
-    batches = order.reshape(num_seeds, num_epochs, steps, batch_size)
-    snapshots = _train(network, variables, batches, rates, *data.train)
-    measured = [
-        _measure(
-            network, batch_size, jax.tree.map(lambda leaf, e=e: leaf[:, :, e], snapshots), data
-        )
-        for e in range(num_epochs + 1)
-    ]
+    measured = [_measure(network, batch_size, state, data)]
+    for epoch in range(num_epochs):
+        batches = order[:, epoch].reshape(num_seeds, -1, batch_size)
+        state = _train(network, state, batches, rates, *data.train)
+        measured.append(_measure(network, batch_size, state, data))
     nll, error = (np.stack(values) for values in zip(*measured, strict=True))
     epochs = np.arange(num_epochs + 1)
     return PerceptronCurves(norm, batch_size, np.asarray(rates), epochs, nll, error)
@@ -259,22 +259,32 @@ def init_perceptron(network: Perceptron, in_features: int, *, seed: int = 0) -> 
     return jax.tree.map_with_path(fill, shapes)
 
 
+@jax.jit
+def _state(variables: Any, rates: Array) -> State:
+    """The variables (S, ...) for each of rates (L,), and Adam's state."""
+
+    def start(variables: Any, rate: Array) -> State:
+        model_state = {name: value for name, value in variables.items() if name != "params"}
+        return variables["params"], model_state, _adam(rate).init(variables["params"])
+
+    each_rate = jax.vmap(start, (None, 0))
+    return jax.vmap(each_rate, (0, None))(variables, rates)
+
+
+def _adam(rate: Any) -> optax.GradientTransformation:
+    # As one vector: half the work of the compiler, and fewer steps for so small a network.
+    return optax.flatten(optax.adam(rate))
+
+
 @partial(jax.jit, static_argnames="network")
 def _train(
-    network: Perceptron, variables: Any, batches: Array, rates: Array, images: Array, labels: Array
-) -> Any:
-    """The variables (S, L, P, ...) before and after each epoch.
-
-    Variables (S, ...) to begin with, batches (S, epochs, steps, m) of places, rates (L,).
-    """
+    network: Perceptron, state: State, batches: Array, rates: Array, images: Array, labels: Array
+) -> State:
+    """One epoch: state (S, L, ...), batches (S, steps, m) of places, rates (L,)."""
     images, labels = jnp.asarray(images), jnp.asarray(labels)
 
-    def run(variables: Any, batches: Array, rate: Array) -> Any:
-        # As one vector: half the work of the compiler, and fewer steps for so small a network.
-        adam = optax.flatten(optax.adam(rate))
-        model_state = {name: value for name, value in variables.items() if name != "params"}
-
-        def step(state: Any, places: Array) -> tuple[Any, None]:
+    def run(state: State, batches: Array, rate: Array) -> State:
+        def step(state: State, places: Array) -> tuple[State, None]:
             params, model_state, opt_state = state
 
             def loss(params: Any) -> tuple[Array, Any]:
@@ -287,18 +297,12 @@ def _train(
                 return jnp.mean(_nll(logits, labels[places])), new
 
             grads, new = jax.grad(loss, has_aux=True)(params)
-            updates, opt_state = adam.update(grads, opt_state)
+            updates, opt_state = _adam(rate).update(grads, opt_state)
             return (optax.apply_updates(params, updates), new, opt_state), None
 
-        def epoch(state: Any, batches: Array) -> tuple[Any, Any]:
-            state, _ = jax.lax.scan(step, state, batches)
-            return state, {"params": state[0], **state[1]}
+        return jax.lax.scan(step, state, batches)[0]
 
-        params = variables["params"]
-        _, after = jax.lax.scan(epoch, (params, model_state, adam.init(params)), batches)
-        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), variables, after)
-
-    return jax.vmap(jax.vmap(run, (None, None, 0)), (0, 0, None))(variables, batches, rates)
+    return jax.vmap(jax.vmap(run, (0, None, 0)), (0, 0, None))(state, batches, rates)
 
 
 def _nll(logits: Array, labels: Array) -> Array:
@@ -306,9 +310,10 @@ def _nll(logits: Array, labels: Array) -> Array:
 
 
 def _measure(
-    network: Perceptron, batch_size: int, variables: Any, data: Split
+    network: Perceptron, batch_size: int, state: State, data: Split
 ) -> tuple[np.ndarray, np.ndarray]:
-    """NLL and error, each (L, S, 3, 2), of variables (S, L, ...)."""
+    """NLL and error, each (L, S, 3, 2)."""
+    variables = {"params": state[0], **state[1]}
     # What looks at no other case has one mode, and one program for all batch sizes.
     size = batch_size if network.norm == "batch" else None
     images, labels = (np.concatenate(arrays) for arrays in zip(*data, strict=True))
