@@ -108,7 +108,7 @@ class Perceptron(nn.Module):
         `mask` (B,), True = real: the others enter no statistics, and their logits say nothing.
         """
         x = images
-        of_batch = {"momentum": self.momentum, "unbiased": self.unbiased}
+        of_batch: dict[str, Any] = {"momentum": self.momentum, "unbiased": self.unbiased}
         for i in range(2):
             layer = Dense(
                 self.features,
@@ -332,7 +332,7 @@ def _scores(
     """NLL and error of each example, both (S, L, 2, N): the modes, see `MODES`."""
 
     def run(variables: Any) -> tuple[Array, Array]:
-        running = network.apply(variables, images, train=False)
+        running: Any = network.apply(variables, images, train=False)
         if batch_size is None:
             logits = jnp.stack([running, running])
         else:

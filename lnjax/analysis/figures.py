@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,14 +65,15 @@ def batch_size(smoke: bool) -> "Figure":
     from lnjax.analysis.plots.batch_size import curves
 
     digits = load_digits()
-    sizes = {"train": 1152, "held_out": 256, "test": 384}
+    parts = {"train": 1152, "held_out": 256, "test": 384}
     if smoke:
-        sizes = dict.fromkeys(sizes, 128)
-    data = split_examples(digits.data.astype(np.float32) / 16, digits.target, **sizes)
+        parts = dict.fromkeys(parts, 128)
+    data = split_examples(digits.data.astype(np.float32) / 16, digits.target, **parts)
     # As in the notebook: a smaller batch bears a smaller rate
     few = [3e-4, 1e-3, 3e-3]
     rates = {128: [3e-3, 1e-2, 3e-2], 16: [1e-3, 3e-3, 1e-2], 4: few, 1: few}
-    runs = [(norm, size) for norm in ("layer", "batch") for size in ((16,) if smoke else rates)]
+    sizes = (16, 4) if smoke else tuple(rates)
+    runs: list[tuple[Any, int]] = [(norm, size) for norm in ("layer", "batch") for size in sizes]
     if not smoke:
         runs += [(None, 128), (None, 4)]
     return curves(
@@ -101,7 +102,7 @@ def placement(smoke: bool) -> "Figure":
         for norm in (("layer",) if smoke else ("layer", "rms"))
         for which in ("pre", "post")
     ]
-    size = {"num_steps": 20, "warmups": (0, 5)} if smoke else {}
+    size: dict[str, Any] = {"num_steps": 20, "warmups": (0, 5)} if smoke else {}
     training = [
         train_stacks(placement=which, depth=depth, peaks=[3e-3], **size)
         for which in ("pre", "post")

@@ -111,7 +111,7 @@ def init_stack(
 
 def apply_stack(
     params: Params,
-    inputs: Array,
+    inputs: Array | np.ndarray,
     *,
     placement: Placement,
     norm: Norm = "layer",
@@ -143,7 +143,8 @@ def apply_stack(
 
     def step(x: Array, block_params: tuple[Params, Array]) -> tuple[Array, None]:
         of_block, is_used = block_params
-        return jnp.where(is_used, block.apply({"params": of_block}, x), x), None
+        y: Any = block.apply({"params": of_block}, x)
+        return jnp.where(is_used, y, x), None
 
     x, _ = jax.lax.scan(step, jnp.asarray(inputs) @ params["embedding"], (params["blocks"], used))
     if placement == "pre" and norm is not None:

@@ -180,7 +180,7 @@ def test_a_warm_up_rises_to_its_peak(peak, warmup):
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
 
 
-def test_a_teacher_is_the_same_for_any_number_of_classes_asked_twice():
+def test_a_teacher_is_the_same_each_time():
     problem = teacher_problem(500, seed=3, in_features=4, num_classes=3)
     assert problem.inputs.shape == (500, 4) and set(problem.labels) == {0, 1, 2}
     again = teacher_problem(500, seed=3, in_features=4, num_classes=3)

@@ -104,7 +104,7 @@ def influence(found: Sequence[Influence]) -> Figure:
         ax.plot(
             one.batch_sizes, one.companions, color=colour, label="the rest of its batch", **others
         )
-        _batch_sizes(ax, one.batch_sizes)
+        _batch_sizes(ax, one.batch_sizes.tolist())
         ax.set_ylim(-0.03 * top, top)
         ax.set_ylabel("rms deviation of the logits")
         ax.set_title(f"{name(one.norm)}: what decides a case's logits", fontsize="medium")

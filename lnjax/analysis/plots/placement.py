@@ -50,7 +50,7 @@ def training(found: Sequence[StackTraining], *, peak: float) -> Figure:
 
 def outcomes(found: Sequence[StackTraining]) -> Figure:
     """The loss of the last tenth of the steps against the peak, by warm-up; points are seeds."""
-    figure, axes = canvas(width=5.2, height=3.4)
+    figure, axes = canvas(width=6.6, height=3.4)
     ax = axes[0, 0]
     for runs in found:
         last = runs.loss[..., -max(1, runs.loss.shape[-1] // 10) :].mean(axis=-1)
