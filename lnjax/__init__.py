@@ -4,6 +4,7 @@ Importing lnjax loads jax and flax. What trains and what reads data (`lnjax.trai
 is imported by name, and needs the extra ``lnjax[tasks]``.
 """
 
+from lnjax import analysis as analysis
 from lnjax import convert as convert
 from lnjax import nnx as nnx
 from lnjax.cells import BatchNormLSTMCell as BatchNormLSTMCell

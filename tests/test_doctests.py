@@ -17,6 +17,28 @@ MODULES = sorted(
 )
 # Where users look first: an example must be there, not only be right if it is.
 WITH_EXAMPLES = {
+    *(
+        f"lnjax.analysis.{name}"
+        for name in (
+            "batch_size",
+            "companions",
+            "composition",
+            "controls",
+            "epsilon",
+            "fisher",
+            "geometry",
+            "glm",
+            "invariance",
+            "layer_probes",
+            "learning_dynamics",
+            "placement",
+            "probes",
+            "recurrent_invariance",
+            "recurrent_stability",
+            "tables",
+            "transformation",
+        )
+    ),
     "lnjax.cells.batch_norm_lstm",
     "lnjax.cells.gru",
     "lnjax.cells.lstm",
