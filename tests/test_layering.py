@@ -28,6 +28,8 @@ ARROWS |= {unit: set(CHAIN) for unit in ("nnx", "analysis", "convert")}
 ARROWS |= {"training": {"typing"}, "data": set()}
 # What measures an encoder is given the encoder: it knows data, no layer and no training.
 ARROWS |= {"evaluation": {"typing", "data"}}
+# What trains several runs is given their task.
+ARROWS |= {"comparison": {"typing", "training"}}
 
 LINES = {"lnjax": 400, "tasks": 400, "configs": 120, "train": 200}
 
