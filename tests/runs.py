@@ -1,11 +1,19 @@
 """Runs of train.py and sample.py in processes of their own, on one prepared data set."""
 
+import fcntl
 import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import jax
+import numpy as np
+
+from tests.trees import assert_equal
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_TORCH = ROOT / "tests" / "without_torch"
@@ -17,10 +25,24 @@ KEYS = ("schedule", "num_steps", "log_steps", "eval_steps", "checkpoint_steps")
 ARGUMENTS = (SMOKE, *(f"--config.{key}={value}" for key, value in zip(KEYS, SCHEDULE, strict=True)))
 
 
-def share_caches(tmp_path_factory, monkeypatch) -> None:
-    """Data are prepared, and programs of child processes compiled, once per session."""
+def session_folder(tmp_path_factory) -> Path:
+    """A folder that all workers of one session of tests have in common, whoever comes first."""
     base = tmp_path_factory.getbasetemp()
-    monkeypatch.setenv("LNJAX_DATA_DIR", str(base / "lnjax-data"))
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def data_cache(tmp_path_factory) -> Path:
+    """Where data sets are prepared, each once in a session; preparing one locks it."""
+    return session_folder(tmp_path_factory) / "lnjax-data"
+
+
+def share_caches(tmp_path_factory, monkeypatch) -> None:
+    """Data are prepared once per session, programs of child processes compiled once per worker.
+
+    (JAX writes a compiled program where another process may be reading it.)
+    """
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("LNJAX_DATA_DIR", str(data_cache(tmp_path_factory)))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(base / "compiled"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
@@ -46,17 +68,36 @@ def reference(tmp_path_factory) -> Path:
 
     Beside it: `stderr`, and `tensorflow-was-imported` if it was.
     """
-    folder = tmp_path_factory.getbasetemp() / "reference"
-    run_folder = folder / "run"
-    if not folder.exists():
-        fake = folder / "path" / "tensorflow"
-        fake.mkdir(parents=True)
-        marker = folder / "tensorflow-was-imported"
-        (fake / "__init__.py").write_text(f"open({str(marker)!r}, 'w')\nraise ImportError\n")
-        done = run(["train.py", *ARGUMENTS, f"--workdir={run_folder}"], path=[fake.parent])
-        assert done.returncode == 0, done.stderr
-        (folder / "stderr").write_text(done.stderr)
+    folder = session_folder(tmp_path_factory) / "reference"
+    run_folder, told = folder / "run", folder / "stderr"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be making it
+        if not told.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            fake = folder / "path" / "tensorflow"
+            fake.mkdir(parents=True)
+            marker = folder / "tensorflow-was-imported"
+            (fake / "__init__.py").write_text(f"open({str(marker)!r}, 'w')\nraise ImportError\n")
+            done = run(["train.py", *ARGUMENTS, f"--workdir={run_folder}"], path=[fake.parent])
+            assert done.returncode == 0, done.stderr
+            told.write_text(done.stderr)
     return run_folder
+
+
+def assert_goes_on(batches) -> None:
+    """What follows a position, kept as a checkpoint keeps it, follows again when that is set."""
+    for _ in range(3):
+        next(batches)
+    position = json.loads(json.dumps(batches.get_state()))
+    expected = [next(batches) for _ in range(3)]
+    batches.set_state(position)
+    for batch in expected:
+        assert_equal(next(batches), batch)
+    one, other = (
+        b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(batch))
+        for batch in expected[:2]
+    )
+    assert one != other
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int] | None]:

@@ -7,12 +7,14 @@ from typing import ClassVar
 
 import pytest
 
+from tests import runs
+
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
 def embedded_cache(tmp_path_factory):
-    return tmp_path_factory.getbasetemp() / "lnjax-data"  # that of tests/runs.py
+    return runs.data_cache(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

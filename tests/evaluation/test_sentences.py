@@ -10,6 +10,7 @@ import pytest
 from lnjax.data import sentence_sets
 from lnjax.data.sentence_sets import ClassSet, Pairs, PairSet
 from lnjax.evaluation import evaluate_encoder, sentences
+from tests import runs
 
 FEATURES = 48
 
@@ -79,7 +80,7 @@ def test_the_embedded_sets_at_every_evaluation(embedded_sets):
 
 @pytest.fixture(scope="module")
 def embedded_sets(tmp_path_factory):
-    cache = tmp_path_factory.getbasetemp() / "lnjax-data"  # shared with the other tests of data
+    cache = runs.data_cache(tmp_path_factory)
     return sentence_sets.load("embedded", cache=cache)
 
 
