@@ -187,39 +187,55 @@ def resume(folder, *arguments):
     return done.stderr
 
 
-def test_killed_and_resumed(reference, tmp_path):
+@pytest.fixture(scope="module")
+def terminated(tmp_path_factory):
+    """The folder of a run that got SIGTERM at step 33, not to be changed, and what it told."""
+    folder = tmp_path_factory.mktemp("terminated") / "run"
+    done = stop(folder, "SIGTERM", 33, "checkpoints/30")
+    assert done.returncode == 75, done.stderr
+    return folder, done.stderr
+
+
+def test_killed_and_resumed(reference, tmp_path, capfd):
     # Step 30 is saved; lines of the log are those of 28 and 35.
     done = stop(tmp_path, "SIGKILL", 33, "checkpoints/30")
     assert done.returncode == -signal.SIGKILL
     assert rows(tmp_path) == [row for row in rows(reference) if row["step"] <= 28]
     assert steps(tmp_path)[-1] == 30
-    told = resume(tmp_path)
-    assert f"going on from step 30 of {tmp_path}" in told
+    assert main(*runs.ARGUMENTS, f"--workdir={tmp_path}") == 0
+    assert f"going on from step 30 of {tmp_path}" in capfd.readouterr().err
     assert_same_run(tmp_path, reference)
     assert (tmp_path / "manifest.json").exists() and (tmp_path / "manifest-from-30.json").exists()
 
 
-def test_terminated_and_resumed(reference, tmp_path):
-    done = stop(tmp_path, "SIGTERM", 33, "checkpoints/30")
-    assert done.returncode == 75, done.stderr
-    assert (
-        done.stderr.count("SIGTERM: writing a checkpoint") == 1 and "Traceback" not in done.stderr
-    )
-    assert steps(tmp_path) == [20, 30, 33]  # one more, at the step where it stopped
-    assert f"going on from step 33 of {tmp_path}" in resume(tmp_path)
-    assert_same_run(tmp_path, reference)
+def test_terminated_and_resumed(reference, terminated, tmp_path):
+    told = terminated[1]
+    assert told.count("SIGTERM: writing a checkpoint") == 1 and "Traceback" not in told
+    folder = tmp_path / "run"
+    shutil.copytree(terminated[0], folder)
+    assert steps(folder) == [20, 30, 33]  # one more, at the step where it stopped
+    assert f"going on from step 33 of {folder}" in resume(folder)
+    assert_same_run(folder, reference)
 
 
-def test_interrupted_damaged_and_resumed(reference, tmp_path):
+def test_damaged_and_resumed(reference, terminated, tmp_path, capfd):
+    folder = tmp_path / "run"
+    shutil.copytree(terminated[0], folder)
+    damaged = runs.flip_a_byte(folder / "checkpoints/33")
+    assert main(*runs.ARGUMENTS, f"--workdir={folder}") == 0
+    told = capfd.readouterr().err
+    (refused,) = [line for line in told.splitlines() if line.startswith("refused: ")]
+    assert f"step 33: {damaged.relative_to(folder / 'checkpoints')}" in refused
+    assert "moved to 33.damaged-1" in refused
+    assert told.index("refused: ") < told.index(f"going on from step 30 of {folder}")
+    assert_same_run(folder, reference)
+
+
+@pytest.mark.slow  # test_interrupt has both signals, without a network
+def test_interrupted(tmp_path):
     done = stop(tmp_path, "SIGINT", 33, "checkpoints/30")
     assert done.returncode == 75 and "SIGINT: writing a checkpoint" in done.stderr
-    damaged = runs.flip_a_byte(tmp_path / "checkpoints/33")
-    told = resume(tmp_path)
-    (refused,) = [line for line in told.splitlines() if line.startswith("refused: ")]
-    assert f"step 33: {damaged.relative_to(tmp_path / 'checkpoints')}" in refused
-    assert "moved to 33.damaged-1" in refused
-    assert told.index("refused: ") < told.index(f"going on from step 30 of {tmp_path}")
-    assert_same_run(tmp_path, reference)
+    assert steps(tmp_path) == [20, 30, 33]
 
 
 @pytest.mark.slow
