@@ -23,23 +23,9 @@ class Case:
     """
 
     def __init__(self, cell, dtype=np.float64, seed=0):
-        rng = np.random.default_rng(seed)
-
-        def noise(leaf):
-            return rng.normal(0.2, 0.7, leaf.shape).astype(dtype)
-
-        def variable(path, leaf):
-            positive = path[-1].key.startswith(("var_", "count"))
-            return abs(noise(leaf)) + dtype(0.3) if positive else noise(leaf)
-
-        carry = jax.eval_shape(lambda: cell.initialize_carry(jax.random.key(0), (B, D)))
-        shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), D, method="parameters"))
         self.cell = cell
-        self.variables = jax.tree_util.tree_map_with_path(variable, shapes)
-        self.params = cell.apply(self.variables, D, method="parameters")
-        self.carry = jax.tree.map(noise, carry)
-        self.xs = rng.normal(size=(T, B, D)).astype(dtype)
-        self.cotangents = jax.tree.map(noise, self.carry), noise(np.empty((T, B, H)))
+        drawn = draw(cell, dtype, seed, jax.config.jax_enable_x64)
+        self.variables, self.params, self.carry, self.xs, self.cotangents = drawn
 
     def run(self, mask=None, noise=NO_NOISE, **changes):
         """Final carry and outputs of the cell, compiled."""
@@ -55,6 +41,32 @@ class Case:
         """Final carry and outputs of the oracle."""
         point = {"params": self.params, "carry": self.carry, "xs": self.xs, "epsilon": 1e-5}
         return oracle(self.cell, mask=mask, **noise._asdict(), **(point | changes))
+
+
+@cache
+def draw(cell, dtype, seed, x64):
+    """What a case holds, traced and drawn but once; the arrays refuse to be written to."""
+    rng = np.random.default_rng(seed)
+
+    def noise(leaf):
+        return frozen(rng.normal(0.2, 0.7, leaf.shape).astype(dtype))
+
+    def variable(path, leaf):
+        positive = path[-1].key.startswith(("var_", "count"))
+        return frozen(abs(noise(leaf)) + dtype(0.3)) if positive else noise(leaf)
+
+    carry = jax.eval_shape(lambda: cell.initialize_carry(jax.random.key(0), (B, D)))
+    shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), D, method="parameters"))
+    variables = jax.tree_util.tree_map_with_path(variable, shapes)
+    params = cell.apply(variables, D, method="parameters")
+    carry = jax.tree.map(noise, carry)
+    xs = frozen(rng.normal(size=(T, B, D)).astype(dtype))
+    return variables, params, carry, xs, (jax.tree.map(noise, carry), noise(np.empty((T, B, H))))
+
+
+def frozen(array):
+    array.setflags(write=False)
+    return array
 
 
 def name_of(cell):
