@@ -1,5 +1,7 @@
 """Learned initial carry, recurrent dropout, zoneout, and the offset of the forget gate."""
 
+from functools import cache
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -22,12 +24,31 @@ def xs(rng):
     return rng.normal(size=(B, T, D)).astype(np.float32)
 
 
+def random_variables(layer, xs):
+    """Drawn in NumPy: compiling `init` would take longer than compiling what is tested."""
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(layer.init, RNGS, xs)
+    return jax.tree.map(lambda leaf: rng.normal(0.1, 0.5, leaf.shape).astype(np.float32), shapes)
+
+
+@cache
+def compiled(cell):
+    """The layer and one compiled `apply` for each cell."""
+    rnn = lnjax.RNN(cell, return_carry=True)
+    return rnn, jax.jit(rnn.apply)
+
+
+@cache
+def compiled_step(cell):
+    return jax.jit(cell.step)
+
+
 def run(cell, xs, *, variables=None, rngs=RNGS, **arguments):
     """Final carry and outputs under `lnjax.RNN`, compiled, and the variables."""
-    rnn = lnjax.RNN(cell, return_carry=True)
+    rnn, apply = compiled(cell)
     if variables is None:
-        variables = jax.jit(rnn.init)(RNGS, xs)
-    carry, ys = jax.jit(rnn.apply)(variables, xs, rngs=rngs, **arguments)
+        variables = random_variables(rnn, xs)
+    carry, ys = apply(variables, xs, rngs=rngs, **arguments)
     return carry, ys, variables
 
 
@@ -75,7 +96,7 @@ def test_dropout_draws_once_for_a_sequence_and_anew_for_each_call(cell, xs):
     assert set(np.unique(drawn)) == {0.0, 2.0}
     # The one draw explains every step.
     params, carry = pure_parameters(cell, variables), cell.initialize_carry(RNGS["params"], (B, D))
-    step = jax.jit(cell.step)
+    step = compiled_step(cell)
     for t in range(T):
         carry, y = step(params, carry, xs[:, t], lnjax.Noise(dropout_h=drawn))
         assert_close(y, ys[:, t], 1e-5)
@@ -104,7 +125,7 @@ def test_zoneout_in_evaluation_takes_the_expectation(cell, xs):
     zoned = Zoneout(cell, **rates, deterministic=True)
     carry, ys, variables = run(zoned, xs, rngs={})
     params = pure_parameters(cell, variables)
-    old, step = cell.initialize_carry(jax.random.key(0), (B, D)), jax.jit(cell.step)
+    old, step = cell.initialize_carry(jax.random.key(0), (B, D)), compiled_step(cell)
     for t in range(T):
         new, _ = step(params, old, xs[:, t])
         old = jax.tree.unflatten(
@@ -132,7 +153,7 @@ def test_zoneout_of_rate_one_never_moves(xs):
 def test_a_learned_carry_starts_every_row_and_gets_its_gradient(cell, xs, layer):
     learned = LearnedCarry(cell, carry_init=nn.initializers.normal(1.0))
     rnn = layer(learned, return_carry=True)
-    variables = jax.jit(rnn.init)(RNGS, xs)
+    variables = random_variables(rnn, xs)
     starts = [variables["params"]["cell"][name] for name in cell.carry_names]
     assert all(np.abs(start).min() > 0 for start in starts)
     rows = jax.tree.unflatten(
@@ -140,9 +161,14 @@ def test_a_learned_carry_starts_every_row_and_gets_its_gradient(cell, xs, layer)
         [jnp.broadcast_to(start, (B, H)) for start in starts],
     )
     expected = run(cell, xs, variables=inner(variables, 1), rngs={}, initial_carry=rows)
-    assert_close(jax.jit(rnn.apply)(variables, xs), expected[:2], 1e-6)
     weights = np.random.default_rng(0).normal(size=(B, T, H)).astype(np.float32)
-    gradient = jax.jit(jax.grad(lambda v: jnp.vdot(rnn.apply(v, xs)[1], weights)))(variables)
+
+    def loss(variables):
+        carry, ys = rnn.apply(variables, xs)
+        return jnp.vdot(ys, weights), (carry, ys)
+
+    (_, results), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables)
+    assert_close(results, expected[:2], 1e-6)
     for name in cell.carry_names:
         assert np.abs(gradient["params"]["cell"][name]).max() > 1e-4
 
