@@ -1,4 +1,4 @@
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,21 @@ def compiled(layer, train):
         return layer.apply(variables, x, mask=mask, use_running_average=not train, **options)
 
     return jax.jit(apply)
+
+
+@partial(jax.jit, static_argnames="layer")
+def pull(layer, variables, x, mask, cotangent):
+    """Training's (outputs, statistics), their gradients at (cotangent, statistics), evaluation."""
+
+    def run(variables, x):
+        y, state = layer.apply(
+            variables, x, mask=mask, use_running_average=False, mutable=["batch_stats"]
+        )
+        return y, state.get("batch_stats", {})
+
+    results, vjp = jax.vjp(run, variables, x)
+    evaluated = layer.apply(variables, x, mask=mask, use_running_average=True)
+    return results, vjp((cotangent, results[1])), evaluated
 
 
 def train(layer, variables, x, mask=None):
@@ -252,22 +267,15 @@ def test_masked_equals_only_the_real_cases(x64, variant, mask, epsilon, seed):
     x, cotangent = random_case(mask, seed)
     layer = layer_of(variant, epsilon=epsilon, param_dtype=jnp.float64)
     variables = random_variables(layer, x)
-
-    def run(variables, x, mask=None):
-        y, state = train(layer, variables, x, mask)
-        return y, state.get("batch_stats", {})
-
-    (y, state), vjp = jax.vjp(lambda *args: run(*args, mask=mask), variables, x)
-    (real_y, real_state), real_vjp = jax.vjp(run, variables, x[mask])
+    got = jax.tree.map(np.asarray, pull(layer, variables, x, mask, cotangent))
+    (y, state), (of_variables, of_x), seen = got
+    real = pull(layer, variables, x[mask], None, cotangent[mask])
+    (real_y, real_state), (expected, real_of_x), real_seen = real
     assert_close((y[mask], state), (real_y, real_state), 1e-10)
-    assert_equal(y[~mask], np.zeros_like(y[~mask]))
-    of_variables, of_x = vjp((cotangent, state))
-    expected, real_of_x = real_vjp((cotangent[mask], state))
     assert_close((of_variables, of_x[mask]), (expected, real_of_x), 1e-9)
-    assert_equal(of_x[~mask], np.zeros_like(of_x[~mask]))
-    seen = evaluate(layer, variables, x, mask)
-    assert_close(seen[mask], evaluate(layer, variables, x[mask]), 1e-10)
-    assert_equal(seen[~mask], np.zeros_like(y[~mask]))
+    assert_close(seen[mask], real_seen, 1e-10)
+    for leaf in (y, of_x, seen):
+        assert_equal(leaf[~mask], np.zeros_like(leaf[~mask]))
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "instance"])
