@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,20 @@ WITH_FIXTURES = settings(
     max_examples=20,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+
+@partial(jax.jit, static_argnames="unbiased")
+def pull(x, scale, bias, mask, unbiased, cotangents):
+    """Outputs, statistics of x, and the gradients to x, scale and bias."""
+
+    def both(x, scale, bias):
+        y = batch_norm(x, scale, bias, mask=mask, unbiased=unbiased)
+        return y, batch_statistics(x, mask=mask, unbiased=unbiased)
+
+    results, vjp = jax.vjp(both, x, scale, bias)
+    return results, vjp(cotangents)
+
+
 SHAPES = [(7, 3), (2, 5, 3), (2, 3, 2, 4)]
 
 
@@ -243,19 +259,14 @@ def test_masked_equals_only_the_real_rows(x64, mask, unbiased, bad):
     x, scale, bias, _ = case(rng, (2, 3, 4), np.float64)
     x[~mask] = bad
     cotangent = rng.normal(size=x.shape)
-    cotangent_of_statistics = tuple(rng.normal(size=(2, 4)))
-
-    def both(x, scale, bias, mask=None):
-        y = jitted(x, scale, bias, mask=mask, unbiased=unbiased)
-        return y, statistics_of(x, mask=mask, unbiased=unbiased)
-
-    (y, statistics), vjp = jax.vjp(lambda *args: both(*args, mask=mask), x, scale, bias)
-    (real_y, real_statistics), real_vjp = jax.vjp(both, x[mask], scale, bias)
+    of_statistics = tuple(rng.normal(size=(2, 4)))
+    got = pull(x, scale, bias, mask, unbiased, (cotangent, of_statistics))
+    (y, statistics), (of_x, *of_parameters) = jax.tree.map(np.asarray, got)
+    real = pull(x[mask], scale, bias, None, unbiased, (cotangent[mask], of_statistics))
+    (real_y, real_statistics), (real_of_x, *expected) = real
     assert_close(y[mask], real_y, 1e-10)
     assert_close(statistics, real_statistics, 1e-10)
     assert_equal(y[~mask], np.zeros_like(y[~mask]))
-    of_x, *of_parameters = vjp((cotangent, cotangent_of_statistics))
-    real_of_x, *expected = real_vjp((cotangent[mask], cotangent_of_statistics))
     assert_close((of_x[mask], of_parameters), (real_of_x, expected), 1e-10)
     assert_equal(of_x[~mask], np.zeros_like(of_x[~mask]))
 
