@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import order_embeddings as config_file
+from tasks import order_embeddings
 from tests import runs
 from tests.test_sample import SEVERAL
 from tests.test_train import assert_same_run, rows
@@ -84,6 +86,11 @@ def test_what_a_run_leaves(trained):
     assert not (folder / "samples").exists()
 
 
+def test_the_batches_go_on_where_they_were():
+    runs.assert_goes_on(order_embeddings.make_data(config_file.get_config("smoke")).train)
+
+
+@pytest.mark.slow  # test_train has it of handwriting; the test above has what differs, the data
 def test_stopped_and_gone_on_with(trained, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(trained[0], folder)
