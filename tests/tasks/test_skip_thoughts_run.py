@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from configs import skip_thoughts as config_file
 from tasks import skip_thoughts
 from tasks.skip_thoughts import encoder
 from tests import runs
@@ -72,6 +73,11 @@ def test_what_a_run_leaves(trained):
     assert line.startswith("sentences/embedded: nats_per_word of the frequencies of words: ")
 
 
+def test_the_batches_go_on_where_they_were():
+    runs.assert_goes_on(skip_thoughts.make_data(config_file.get_config("smoke")).train)
+
+
+@pytest.mark.slow  # test_train has it of handwriting; the test above has what differs, the data
 def test_stopped_and_resumed_it_is_the_same_run(trained, tmp_path):
     """Ten steps and then ten more: the same metrics, bit by bit, and the same vectors."""
     folder = tmp_path / "run"
