@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -53,10 +53,15 @@ def make_batch(rng, max_points=T, max_letters=U):
     return collate_lines(make_lines(rng), SPEC, max_points=max_points, max_letters=max_letters)
 
 
+@cache
+def shapes(task):
+    batch = make_batch(np.random.default_rng(0))
+    return jax.eval_shape(task.init, jax.random.key(0), batch)["params"]
+
+
 def random_params(task, rng, dtype=np.float32):
     """Parameters none of which has a value (0 or 1) that could hide its absence."""
-    shapes = jax.eval_shape(task.init, jax.random.key(0), make_batch(rng))["params"]
-    return jax.tree.map(lambda leaf: rng.normal(0.1, 0.5, leaf.shape).astype(dtype), shapes)
+    return jax.tree.map(lambda leaf: rng.normal(0.1, 0.5, leaf.shape).astype(dtype), shapes(task))
 
 
 @partial(jax.jit, static_argnames=("task", "train"))
@@ -178,6 +183,16 @@ def test_products_in_half_precision_stay_near(rng):
 # ---- the density -----------------------------------------------------------------------------
 
 
+@partial(jax.jit, static_argnames="sigma_floor")
+def log_density_of(outputs, offsets, lifts, sigma_floor=0.0):
+    return mixture.log_density(mixture.from_outputs(outputs, sigma_floor), offsets, lifts)
+
+
+@partial(jax.jit, static_argnames="sigma_floor")
+def sample_of(outputs, key, bias, sigma_floor=0.0):
+    return mixture.sample(mixture.from_outputs(outputs, sigma_floor), key, bias)
+
+
 def random_outputs(rng, *shape, num_components=3):
     return rng.normal(0, 0.7, (*shape, mixture.num_outputs(num_components)))
 
@@ -203,10 +218,8 @@ def density(outputs, offset, lift, sigma_floor=0.0):
 def test_density_is_graves(rng, sigma_floor):
     outputs = random_outputs(rng, 4, 5)
     offsets, lifts = rng.normal(size=(4, 5, 2)), rng.random((4, 5)) < 0.5
-    got = mixture.log_density(
-        mixture.from_outputs(jnp.float32(outputs), sigma_floor),
-        jnp.float32(offsets),
-        jnp.float32(lifts),
+    got = log_density_of(
+        jnp.float32(outputs), jnp.float32(offsets), jnp.float32(lifts), sigma_floor
     )
     want = [
         [np.log(density(outputs[i, j], offsets[i, j], lifts[i, j], sigma_floor)) for j in range(5)]
@@ -218,16 +231,13 @@ def test_density_is_graves(rng, sigma_floor):
 def test_density_integrates_to_one(rng):
     side = np.linspace(-15, 15, 601)
     grid = np.stack(np.meshgrid(side, side), axis=-1)
-    read = mixture.from_outputs(jnp.float32(random_outputs(rng, 1, 1)), 0.2)
+    outputs = jnp.float32(random_outputs(rng, 1, 1))
     total = 0.0
     for lift in (0.0, 1.0):
-        values = mixture.log_density(read, jnp.float32(grid), jnp.full((601, 601), lift))
+        lifts = np.full((601, 601), lift, np.float32)
+        values = log_density_of(outputs, np.float32(grid), lifts, 0.2)
         total += np.exp(np.asarray(values, np.float64)).sum() * (side[1] - side[0]) ** 2
     assert total == pytest.approx(1, abs=1e-4)
-
-
-def log_density_of(outputs, offsets, lifts):
-    return mixture.log_density(mixture.from_outputs(outputs), offsets, lifts)
 
 
 density_and_gradient = jax.jit(jax.value_and_grad(log_density_of))
@@ -264,8 +274,8 @@ def test_strong_correlation_costs_no_precision(x64):
 def test_samples_have_the_moments_of_the_density(rng, bias):
     outputs = random_outputs(rng, num_components=3)
     num = 200_000
-    read = mixture.from_outputs(jnp.broadcast_to(jnp.float32(outputs), (num, len(outputs))), 0.2)
-    draws = np.asarray(mixture.sample(read, jax.random.key(1), bias), np.float64)
+    many = np.broadcast_to(np.float32(outputs), (num, len(outputs)))
+    draws = np.asarray(sample_of(many, jax.random.key(1), bias, 0.2), np.float64)
     weights, mu_x, mu_y, s_x, s_y, r = np.split(outputs[1:], 6)
     pi = np.exp(weights * (1 + bias)) / np.exp(weights * (1 + bias)).sum()
     sigma = (np.exp([s_x, s_y]) + 0.2) * np.exp(-bias)  # (2, M)
@@ -285,13 +295,12 @@ def test_samples_have_the_moments_of_the_density(rng, bias):
 
 
 def test_bias_makes_neater():
-    outputs = jnp.broadcast_to(jnp.float32([0, 1, 0, -1, 1, 0, 0, 0, 0, 0, 0, 0, 0]), (5000, 13))
-    read = mixture.from_outputs(outputs)
-    spreads = [
-        float(mixture.sample(read, jax.random.key(0), bias)[:, 1].std()) for bias in (0, 1, 3)
-    ]
+    outputs = np.tile(np.float32([0, 1, 0, -1, 1, 0, 0, 0, 0, 0, 0, 0, 0]), (5000, 1))
+    key = jax.random.key(0)
+    drawn = {bias: np.asarray(sample_of(outputs, key, bias)) for bias in (0.0, 1.0, 3.0, 5.0)}
+    spreads = [drawn[bias][:, 1].std() for bias in (0, 1, 3)]
     assert spreads == pytest.approx([1, np.exp(-1), np.exp(-3)], rel=0.05)
-    wild, neat = (mixture.sample(read, jax.random.key(0), bias) for bias in (0, 5))
+    wild, neat = drawn[0], drawn[5]
     np.testing.assert_array_equal(wild[:, 2], neat[:, 2])  # the pen lifts as often
 
 
