@@ -1,7 +1,7 @@
 """Order embeddings: encoders, order, loss, evaluation and the batches, against loops in NumPy."""
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -56,10 +56,14 @@ def make_batch(rng, rows=B, padding=1, dtype=np.float32):
     return batch
 
 
+@cache
+def shapes(task):
+    return jax.eval_shape(task.init, jax.random.key(0), {})["params"]
+
+
 def random_params(task, rng, dtype=np.float32):
     """Parameters none of which has a value (0 or 1) that could hide its absence."""
-    shapes = jax.eval_shape(task.init, jax.random.key(0), {})["params"]
-    return jax.tree.map(lambda leaf: rng.normal(0.1, 0.5, leaf.shape).astype(dtype), shapes)
+    return jax.tree.map(lambda leaf: rng.normal(0.1, 0.5, leaf.shape).astype(dtype), shapes(task))
 
 
 @partial(jax.jit, static_argnames=("task",))
@@ -292,7 +296,7 @@ def test_number_of_parameters_is_the_papers():
 
 def test_parameters_start_as_the_papers():
     task = dataclasses.replace(TASK, features=40, word_features=60, num_features=80)
-    params = jax.jit(task.init)(jax.random.key(0), {})["params"]
+    params = jax.tree.map(np.asarray, jax.jit(task.init)(jax.random.key(0), {})["params"])
     cell = params["sentence"]["cell"]
     for uniform, limit in (
         (params["words"]["embedding"], 0.1),
@@ -301,7 +305,7 @@ def test_parameters_start_as_the_papers():
     ):
         assert -limit <= uniform.min() < -0.97 * limit and 0.97 * limit < uniform.max() <= limit
         assert abs(uniform.std() - limit / 3**0.5) < 0.04 * limit
-    for gate in np.split(np.asarray(cell["recurrent_kernel"]), 3, axis=1):
+    for gate in np.split(cell["recurrent_kernel"], 3, axis=1):
         np.testing.assert_allclose(gate.T @ gate, np.eye(40), atol=1e-5)
     for gain in (cell["scale_x"], cell["scale_h"]):
         assert (gain == 1).all()
