@@ -4,7 +4,7 @@ The oracle is NumPy in float64, written from the equations and sharing nothing w
 """
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 
 import jax
 import numpy as np
@@ -56,10 +56,17 @@ def make_batch(task, rng, rows=B, real=REAL):
     }
 
 
+@cache
+def shapes(task):
+    batch = make_batch(task, np.random.default_rng(0))
+    return jax.eval_shape(task.init, jax.random.key(0), batch)
+
+
 def random_variables(task, rng, dtype=np.float32):
     """Parameters and running statistics, none with a value (0 or 1) that could hide its absence."""
-    shapes = jax.eval_shape(task.init, jax.random.key(0), make_batch(task, rng))
-    variables = jax.tree.map(lambda leaf: rng.normal(0.1, 0.6, leaf.shape).astype(dtype), shapes)
+    variables = jax.tree.map(
+        lambda leaf: rng.normal(0.1, 0.6, leaf.shape).astype(dtype), shapes(task)
+    )
     state = {name: leaves for name, leaves in variables.items() if name != "params"}
     for layer in state.get("batch_stats", {}).values():
         layer["var"] = np.abs(layer["var"]) + dtype(0.3)
