@@ -3,7 +3,7 @@
 The laws in test_common.py run it too, since "auto" takes it.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -43,12 +43,10 @@ class Case:
         def draw(leaf):
             return rng.normal(0.2, 0.7, leaf.shape).astype(dtype)
 
-        shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), D, method="parameters"))
-        variables = jax.tree.map(draw, shapes)
+        variables, carry = jax.tree.map(draw, shapes(cell))
         self.cell = cell
         self.params = cell.apply(variables, D, method="parameters")
-        carry = jax.eval_shape(lambda: cell.initialize_carry(jax.random.key(0), (B, D)))
-        self.carry = jax.tree.map(draw, carry)
+        self.carry = carry
         self.xs = rng.normal(size=(T, B, D)).astype(dtype)
         self.cotangents = jax.tree.map(draw, self.carry), draw(np.empty((T, B, H)))
         self.mask = rng.random((T, B)) < 0.7
@@ -59,25 +57,51 @@ class Case:
 
     def pull(self, implementation, mask=None, noise=NO_NOISE, reverse=False):
         """Outputs, and gradients to parameters, carry, inputs and the dropout mask."""
+        point = self.params, self.carry, self.xs, noise.dropout_h
+        return pulled(self.cell, implementation, reverse, point, mask, noise, self.cotangents)
 
-        @jax.jit
-        def pulled(params, carry, xs, dropout_h):
-            run = partial(self.cell.run, reverse=reverse, implementation=implementation)
-            given = noise._replace(dropout_h=dropout_h)
-            outputs, vjp = jax.vjp(
-                lambda params, carry, xs, dropout_h: run(
-                    params, carry, xs, mask, given._replace(dropout_h=dropout_h)
-                ),
-                *(params, carry, xs, dropout_h),
-            )
-            return outputs, vjp(self.cotangents)
+    def scan(self, mask=None, noise=NO_NOISE, reverse=False):
+        """The same of the scan, with a mask that hides and noise that changes nothing for None.
 
-        return pulled(self.params, self.carry, self.xs, noise.dropout_h)
+        So one program of a cell and a direction is compared with all of its chunked ones.
+        """
+        nothing = np.ones_like(self.noise.dropout_h), tuple(map(np.zeros_like, self.noise.hold))
+        hold = (None,) * len(nothing[1]) if noise.hold is None else noise.hold
+        full = Noise(
+            nothing[0] if noise.dropout_h is None else noise.dropout_h,
+            tuple(n if h is None else h for h, n in zip(hold, nothing[1], strict=True)),
+        )
+        mask = np.ones_like(self.mask) if mask is None else mask
+        outputs, gradients = self.pull("scan", mask, full, reverse)
+        if noise.dropout_h is None:
+            gradients = (*gradients[:-1], None)
+        return outputs, gradients
 
     def compare(self, implementation, tolerance=1e-11, **arguments):
-        assert_close(
-            self.pull(implementation, **arguments), self.pull("scan", **arguments), tolerance
+        assert_close(self.pull(implementation, **arguments), self.scan(**arguments), tolerance)
+
+
+@cache
+def shapes(cell):
+    """Those of the variables and of the carry."""
+    return jax.eval_shape(
+        lambda: (
+            cell.init(jax.random.key(0), D, method="parameters"),
+            cell.initialize_carry(jax.random.key(0), (B, D)),
         )
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def pulled(cell, implementation, reverse, point, mask, noise, cotangents):
+    def run(params, carry, xs, dropout_h):
+        given = noise._replace(dropout_h=dropout_h)
+        return cell.run(
+            params, carry, xs, mask, given, reverse=reverse, implementation=implementation
+        )
+
+    outputs, vjp = jax.vjp(run, *point)
+    return outputs, vjp(cotangents)
 
 
 @every_cell
@@ -136,7 +160,7 @@ def test_any_number_of_batch_axes(cell, x64):
 def test_without_a_batch(cell, x64):
     case = Case(cell)
     first = jax.tree.map(lambda leaf: leaf[0], case.carry)
-    run = partial(cell.run, implementation="chunked")
+    run = jax.jit(partial(cell.run, implementation="chunked"))
     _, ys = run(case.params, first, case.xs[:, 0])
     _, expected = run(case.params, case.carry, case.xs)
     np.testing.assert_allclose(ys, expected[:, 0], rtol=1e-12)
@@ -158,7 +182,9 @@ def test_a_batch_by_vmap(cell, x64):
 
 @plain_cells
 def test_gradients_of_gradients_in_reverse_mode(cell, x64):
+    """The last chunk is shorter in one cell alone: it doubles the program."""
     case = Case(cell)
+    steps = T if isinstance(cell, SimpleCell) else 8
 
     def penalty(xs, implementation):
         def loss(xs):
@@ -169,7 +195,8 @@ def test_gradients_of_gradients_in_reverse_mode(cell, x64):
         return jnp.sum(jax.grad(loss)(xs) ** 2)
 
     gradient = jax.jit(jax.grad(penalty), static_argnums=1)
-    assert_close(gradient(case.xs, Chunked(4)), gradient(case.xs, "scan"), 1e-10)
+    xs = case.xs[:steps]
+    assert_close(gradient(xs, Chunked(4)), gradient(xs, "scan"), 1e-10)
 
 
 @plain_cells
@@ -182,7 +209,7 @@ def test_forward_mode_is_refused_but_by_the_scan(cell):
 
     with pytest.raises(TypeError, match="forward-mode"):
         push("chunked")
-    push("scan")
+    jax.jit(push, static_argnums=0)("scan")
 
 
 @plain_cells
@@ -202,12 +229,14 @@ def test_products_in_half_precision_stay_near(cell):
     (_, scanned), _ = case.pull("scan")
     (carry, ys), gradients = case.pull(Chunked(4))
     assert ys.dtype == jnp.bfloat16
-    assert np.mean(abs(ys - exact)) < 1.5 * np.mean(abs(scanned - exact))
+    exact, scanned, near = (np.asarray(leaf, np.float32) for leaf in (exact, scanned, ys))
+    assert np.mean(abs(near - exact)) < 1.5 * np.mean(abs(scanned - exact))
     assert {leaf.dtype for leaf in jax.tree.leaves((carry, gradients))} == {jnp.dtype("float32")}
-    assert_close((carry, ys.astype(np.float32)), (exact_carry, exact), 0.05)
+    assert_close((carry, near), (exact_carry, exact), 0.05)
     for got, expected in zip(
         jax.tree.leaves(gradients), jax.tree.leaves(exact_gradients), strict=True
     ):
+        got, expected = np.asarray(got), np.asarray(expected)
         assert np.abs(got - expected).max() < 0.05 * max(1.0, np.abs(expected).max())
 
 
