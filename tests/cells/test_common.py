@@ -65,6 +65,11 @@ def compiled_step_pullback(cell):
     return jax.jit(pullback)
 
 
+@cache
+def compiled_apply(cell):
+    return jax.jit(cell.apply)
+
+
 def pure_function(cell):
     """`lnjax.lstm` for `LSTMCell`: it has the name of the module that the cell is defined in."""
     function = getattr(lnjax, type(cell).__module__.rpartition(".")[2])
@@ -79,7 +84,7 @@ def pure_function(cell):
 @every_cell
 def test_the_linen_cell_step_and_run_are_one_function(cell):
     case = Case(cell, np.float32)
-    linen = jax.jit(cell.apply)
+    linen = compiled_apply(cell)
     step = jax.jit(cell.step)
     by_call, by_step, calls, steps = case.carry, case.carry, [], []
     for x in case.xs:
@@ -402,7 +407,7 @@ def in_nnx(cell, case):
 def test_the_nnx_cell_is_the_linen_cell(cell):
     case = Case(cell, np.float32)
     module = in_nnx(cell, case)
-    expected = jax.jit(cell.apply)(case.variables, case.carry, case.xs[0])
+    expected = compiled_apply(cell)(case.variables, case.carry, case.xs[0])
     assert_equal(nnx.jit(lambda m, carry, x: m(carry, x))(module, case.carry, case.xs[0]), expected)
     assert_equal(module.parameters(), case.params)
     start = module.initialize_carry((B, D))
