@@ -1,7 +1,7 @@
 """Skip-thoughts: network and loss against a loop in NumPy, the softmax in pieces, the metrics."""
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -53,9 +53,15 @@ def batch(rng):
     return ids | lengths | {"mask": np.array([True, True, True, False])}
 
 
+@cache
+def shapes(task):
+    return jax.eval_shape(task.init, jax.random.key(0), {})["params"]
+
+
 def random_params(task, rng):
-    shapes = jax.eval_shape(task.init, jax.random.key(0), {})["params"]
-    return jax.tree.map(lambda leaf: rng.normal(0.1, 0.5, leaf.shape).astype(np.float32), shapes)
+    return jax.tree.map(
+        lambda leaf: rng.normal(0.1, 0.5, leaf.shape).astype(np.float32), shapes(task)
+    )
 
 
 def expected_nats(task, params, batch, centre):
@@ -133,15 +139,20 @@ def test_gradient_is_that_of_the_plain_softmax(rng, batch):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
 
 
+@partial(jax.jit, static_argnames="task")
+def nats_of_words(task, params, batch):
+    """Nats of every word of the neighbours, and which of them are real."""
+    vectors = task._apply(params, batch["centre"], batch["centre_length"], method="encode")
+    arguments = task._predictions(params, vectors, batch)
+    return softmax.nats(*arguments, rows=4), arguments[-1]
+
+
 def test_objective_of_the_authors(rng, batch):
     """The sum over the batch, of -log(p + 1e-8): with a large floor the difference is seen."""
     task = dataclasses.replace(TASK, objective="batch", probability_floor=0.05)
     params = random_params(task, rng)
-    vectors = task._apply(params, batch["centre"], batch["centre_length"], method="encode")
-    arguments = task._predictions(params, vectors, batch)
-    lost = softmax.nats(*arguments, rows=4)
-    assert np.count_nonzero(lost) == np.sum(arguments[-1])
-    real = np.asarray(arguments[-1])
+    lost, real = map(np.asarray, nats_of_words(task, params, batch))
+    assert np.count_nonzero(lost) == np.sum(real)
     expected = -(np.log(np.exp(-np.float64(lost)) + 0.05) * real).sum()
     loss, aux = loss_of(task, params, batch)
     assert loss == pytest.approx(expected, rel=1e-5)
@@ -173,6 +184,14 @@ def words():
     return readout, rng.normal(size=(11, H)), rng.integers(0, V, 11)
 
 
+@partial(jax.jit, static_argnames="rows")
+def three_totals(readout, hidden, targets, mask, rows):
+    """Three times the sum of the nats, and its gradients to the readout and the states."""
+    return jax.value_and_grad(
+        lambda *args: 3 * softmax.total(*args, targets, mask, rows), argnums=(0, 1)
+    )(readout, hidden)
+
+
 @pytest.mark.parametrize("rows", [1, 4, 11, 16])
 @pytest.mark.parametrize("real", [[], [3], [0, 1, 5, 6, 10], range(11)])
 def test_softmax_in_pieces(x64, words, rows, real):
@@ -186,9 +205,7 @@ def test_softmax_in_pieces(x64, words, rows, real):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
     d_logits = np.where(mask[:, None], p - np.eye(V)[targets], 0)
-    value, (d_readout, d_hidden) = jax.value_and_grad(
-        lambda *args: 3 * softmax.total(*args, targets, mask, rows), argnums=(0, 1)
-    )(readout, hidden)
+    value, (d_readout, d_hidden) = three_totals(readout, hidden, targets, mask, rows)
     assert value == pytest.approx(3 * expected.sum(), rel=1e-6)
     states = np.where(mask[:, None], hidden, 0)
     for a, b in (
