@@ -6,8 +6,15 @@ import pytest
 
 from lnjax.analysis import figures
 
+# The notebooks draw all of them in every run; these two take the shortest.
+QUICK = ("invariance", "learning_dynamics")
+NAMES = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in sorted(figures.FIGURES)
+]
 
-@pytest.mark.parametrize("name", sorted(figures.FIGURES))
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_figure_is_drawn(name, tmp_path, capsys):
     assert figures.main([f"--out={tmp_path / 'new'}", f"--only={name}", "--smoke"]) == 0
     (path,) = (tmp_path / "new").iterdir()
