@@ -23,6 +23,28 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the cases of a test with `@pytest.mark.some(3)` three stay fast; the others are slow."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("some") is not None:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for same in cases.values():
+        (number,) = same[0].get_closest_marker("some").args
+        spread = np.linspace(0, len(same) - 1, min(number, len(same))).round()
+        for index, item in enumerate(same):
+            if index not in spread:
+                item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def _float32_after() -> Iterator[None]:
+    """A test that leaves float64 on fails itself, not whichever runs after it."""
+    yield
+    assert not jax.config.jax_enable_x64, "this test leaves jax_enable_x64 on"
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

@@ -50,6 +50,7 @@ def name(glm):
 
 
 @pytest.mark.parametrize("glm", MODELS, ids=name)
+@pytest.mark.some(4)
 def test_it_is_the_second_moment_of_the_score(glm, rng):
     params, xs = problem(glm, rng)
     expected = glm_oracle.fisher(
@@ -62,6 +63,7 @@ def test_it_is_the_second_moment_of_the_score(glm, rng):
 @pytest.mark.parametrize(
     "glm", [GLM(norm, family) for norm in NORMS for family in ("categorical",)], ids=name
 )
+@pytest.mark.some(3)
 def test_the_papers_is_equation_13(glm, rng):
     params, xs = problem(glm, rng)
     theta = glm_oracle.pack(params)
@@ -154,6 +156,7 @@ def test_the_divergence_is_the_sum_over_outcomes(family, rng):
     np.testing.assert_allclose(kl_divergence(glm, params, other, xs), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_how_the_discrepancy_falls_with_width():
     """Own blocks as 2 / H, others as H ** -0.5, the worst direction not at all."""
     widths = np.array([6, 24])

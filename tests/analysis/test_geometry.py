@@ -157,6 +157,7 @@ def test_equation_13_is_not_flat_where_layer_norm_is():
 
 
 @pytest.mark.parametrize("norm", (*NORMS, None))
+@pytest.mark.some(2)
 def test_gradient_and_weights(norm, problem):
     params, xs, cotangents = problem
     if norm is None:
@@ -196,6 +197,7 @@ ALL = slice(None)
     ],
     ids=["lstm", "gru", "simple"],
 )
+@pytest.mark.some(1)
 def test_the_kernels_of_a_cell(cell, groups, rng):
     """Through time, for a loss with random cotangents; h_0 = 0 needs an epsilon."""
     xs, cotangents = (jnp.array(rng.normal(size=(2, 4, n))) for n in (3, 5))
@@ -240,6 +242,7 @@ def test_the_angle_of_a_step(rng):
 
 @pytest.mark.parametrize("family", ("gaussian", "bernoulli"))
 @pytest.mark.parametrize("norm", ("layer", "batch", "weight", None))
+@pytest.mark.some(3)
 def test_the_metric_of_the_gain(norm, family, problem):
     params, xs, _ = problem
     if norm is None:

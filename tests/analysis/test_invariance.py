@@ -192,6 +192,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("row", LAYERS)
+@pytest.mark.some(4)
 def test_the_layers_have_the_invariances_of_the_functions(rng, x64, row):
     norm, layer = LAYERS[row]
     options = {"epsilon": 0.0, "param_dtype": jnp.float64}

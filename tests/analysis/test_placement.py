@@ -113,6 +113,7 @@ def test_gradients_are_those_of_differences(placement, norm, rng, problem, x64):
 
 
 @pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.some(1)
 def test_gradients_by_depth(placement):
     found = block_gradients(placement=placement, depths=[1, 4], num_seeds=2, features=8)
     assert found.norms.shape == (2, 2, 4) and np.all(found.norms[:, :, 0] > 0)
@@ -144,6 +145,7 @@ def test_pre_norm_stacks_grow_by_a_half_per_block():
 
 
 @pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.some(1)
 def test_training_is_that_of_a_loop(placement):
     options = {"depth": 3, "num_steps": 4, "batch_size": 8, "features": 6}
     runs = train_stacks(

@@ -77,6 +77,7 @@ def states_before(case, record, mask):
 
 
 @pytest.mark.parametrize("cell", CELLS[:7], ids=name_of)
+@pytest.mark.some(3)
 def test_summed_inputs_moments_and_gates_are_those_of_the_equations(cell, x64):
     case = Case(cell)
     record = probes.probe(cell, case.params, case.xs, case.carry, mask=GAPS)
@@ -95,6 +96,7 @@ def test_summed_inputs_moments_and_gates_are_those_of_the_equations(cell, x64):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", CELLS, ids=name_of)
+@pytest.mark.some(7)
 def test_states_and_outputs_are_those_of_the_cell_itself(cell, reverse, x64):
     case = Case(cell)
     carry, ys = cell.run(case.params, case.carry, case.xs, GAPS, reverse=reverse)
@@ -173,6 +175,7 @@ def plain_loss(zeros, cell, params, xs, carry, mask, weights):
 
 
 @pytest.mark.parametrize("cell", [CELLS[0], CELLS[4], CELLS[5]], ids=name_of)
+@pytest.mark.some(1)
 def test_gradient_norms_are_those_of_a_plain_loop(cell, rng, x64):
     case = Case(cell)
     weights = rng.normal(size=(T, B, H))

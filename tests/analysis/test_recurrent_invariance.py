@@ -54,6 +54,7 @@ def check(table, row):
 
 
 @pytest.mark.parametrize("row", EXPECTED)
+@pytest.mark.some(5)
 def test_each_cell(x64, row):
     check(analysis.recurrent_invariance_table({row: analysis.recurrent_cells()[row]}), row)
 
@@ -112,6 +113,7 @@ PURE = {
 
 
 @pytest.mark.parametrize("name", PURE)
+@pytest.mark.some(1)
 def test_the_pure_functions_can_be_measured(rng, x64, name):
     """And one vector for all units will do for a GRU, too; one for each gate is too many."""
     function, kind, gates = PURE[name]

@@ -98,6 +98,7 @@ def test_the_linen_cell_step_and_run_are_one_function(cell):
 
 
 @every_cell
+@pytest.mark.some(5)
 def test_run_is_the_pure_function(cell):
     case, mask = Case(cell, np.float32), jnp.asarray(GAPS)
     function = jax.jit(partial(pure_function(cell), reverse=True))
@@ -153,6 +154,7 @@ def masks(rows):
 @every_cell
 @few_examples
 @given(mask=masks(B))
+@pytest.mark.some(5)
 def test_a_mask_is_truncation_for_outputs_and_all_gradients(cell, x64, mask):
     case = Case(cell, np.float64)
     xs = np.where(mask[:, :, None], case.xs, np.nan)
@@ -212,6 +214,7 @@ def test_a_row_of_length_0_returns_its_carry_and_moves_nothing(cell, x64):
 
 @every_cell
 @pytest.mark.parametrize("sizes", [(2, 3), (1, 1, 1, 1, 1)], ids=["pieces", "steps"])
+@pytest.mark.some(8)
 def test_a_stream_in_pieces_is_the_whole(cell, sizes):
     # To STREAM: the operations are the same, but products over another number of rows may add in
     # another order.
@@ -263,6 +266,7 @@ def test_jit_changes_nothing(cell):
 
 @every_cell
 @pytest.mark.parametrize("call", ["cell", "pure function"])
+@pytest.mark.some(8)
 def test_numpy_float64_is_float32_without_a_warning(cell, call):
     # Unless x64 is on, as everywhere in JAX and Flax; a warning would fail this test.
     case, same = Case(cell, np.float32), Case(cell, np.float32)
@@ -364,6 +368,7 @@ def test_half_precision_outputs_come_with_float32_statistics_and_carry(cell):
 
 
 @every_cell
+@pytest.mark.some(4)
 def test_exports_with_symbolic_batch_and_time(cell):
     case = Case(cell, np.float32)
     time, batch = jax.export.symbolic_shape("t, b")
@@ -415,6 +420,7 @@ def test_the_nnx_cell_is_the_linen_cell(cell):
 
 
 @every_cell
+@pytest.mark.some(5)
 def test_the_nnx_layer_is_the_linen_layer_also_in_gradients(cell):
     case = Case(cell, np.float32)
     variables = {kind: {"cell": values} for kind, values in case.variables.items()}
@@ -445,6 +451,7 @@ def test_works_under_the_rnn_of_flax_nnx(cell):
 
 
 @every_cell
+@pytest.mark.some(5)
 def test_the_cell_and_the_pure_function_start_alike_in_half_precision(cell):
     half = cell.clone(param_dtype=jnp.bfloat16)
     params = half.init(jax.random.key(0), D, method="parameters")

@@ -56,6 +56,7 @@ def test_epsilon_and_a_zero_carry_are_those_of_the_oracle(cell, x64):
     + [(cell, None, True, "zero") for cell in MAIN[::2]],
     ids=lambda value: name_of(value) if hasattr(value, "norm") else "",
 )
+@pytest.mark.some(6)
 def test_gradients_equal_differences_of_the_oracle(cell, mask, reverse, start, x64):
     case = Case(cell)
     if start == "zero":
@@ -105,6 +106,7 @@ def compiled_derivatives(cell):
 
 
 @over(*MAIN[::2], APART.clone(norm="rms"))
+@pytest.mark.some(2)
 def test_second_derivatives_equal_differences_of_gradients(cell, x64):
     case, toward = Case(cell), Case(cell, seed=1)
     point = case.params, case.carry, case.xs

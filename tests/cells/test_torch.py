@@ -100,6 +100,7 @@ def assert_agree(case, carry, ys, gradients, tolerance):
     ],
     ids=lambda value: value if isinstance(value, str) else name_of(value),
 )
+@pytest.mark.some(4)
 def test_equals_a_torch_loop_over_the_equations(cell, dtype):
     with jax.enable_x64(dtype == "float64"):
         case = Case(cell, dtype)

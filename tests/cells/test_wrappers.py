@@ -150,6 +150,7 @@ def test_zoneout_of_rate_one_never_moves(xs):
 
 @every_cell
 @pytest.mark.parametrize("layer", [lnjax.RNN, nn.RNN], ids=["lnjax", "flax"])
+@pytest.mark.some(2)
 def test_a_learned_carry_starts_every_row_and_gets_its_gradient(cell, xs, layer):
     learned = LearnedCarry(cell, carry_init=nn.initializers.normal(1.0))
     rnn = layer(learned, return_carry=True)

@@ -70,6 +70,7 @@ def run_layers(kind, layers, xs):
     [{}, {"bias": False}, {"num_layers": 3}, {"num_layers": 2, "bidirectional": True}],
     ids=str,
 )
+@pytest.mark.some(6)
 def test_layers(x64, rng, kind, options):
     theirs, (xs, _, _) = module(kind, **options), sequence(rng)
     layers = function("from", kind)(theirs.state_dict(), **KINDS[kind][2])

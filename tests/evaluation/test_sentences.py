@@ -56,6 +56,7 @@ def toy():
 
 
 @pytest.mark.parametrize("protocol", sentences.PROTOCOLS)
+@pytest.mark.some(1)
 def test_a_bag_of_words_and_chance(toy, protocol):
     figures = evaluate_encoder(bag_of_words, ["pairs", "classes"], protocol=protocol, data=toy)
     assert list(figures) == ["pairs/pearson", "pairs/spearman", "pairs/mse", "classes/accuracy"]

@@ -202,6 +202,7 @@ def test_gradients_equal_those_of_torch(rng, x64, norm):
 
 @norms
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.some(5)
 def test_half_precision_takes_its_statistics_in_float32(images, norm, dtype):
     # Without jit, under which the compiler may keep more digits of the summed inputs than `dtype`.
     training = {"use_running_average": False, "mutable": ["batch_stats"]}

@@ -85,6 +85,7 @@ def test_takes_all_arguments_of_flax_with_their_defaults(ours, theirs):
 
 @every_cell
 @pytest.mark.parametrize("order", ["forward", "reverse"])
+@pytest.mark.some(5)
 def test_every_cell_gives_what_it_gives_under_flax(xs, cell, order):
     attributes = {"return_carry": True, "reverse": order == "reverse"}
     ours, theirs = lnjax.RNN(cell, **attributes), nn.RNN(cell, **attributes)
@@ -102,6 +103,7 @@ def test_every_cell_gives_what_it_gives_under_flax(xs, cell, order):
 
 
 @every_cell
+@pytest.mark.some(3)
 def test_is_the_cell_called_step_by_step(xs, cell):
     rnn = lnjax.RNN(cell, return_carry=True)
     variables = random_variables(rnn, xs)
@@ -125,6 +127,7 @@ def test_is_the_cell_called_step_by_step(xs, cell):
     ids=lambda attributes: " ".join(attributes) or "none",
 )
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["no lengths", "lengths"])
+@pytest.mark.some(5)
 def test_attributes_do_what_they_do_in_flax(xs, cell, attributes, lengths):
     ours, theirs = (rnn(cell, return_carry=True, **attributes) for rnn in (lnjax.RNN, nn.RNN))
     variables = random_variables(theirs, xs)
@@ -158,6 +161,7 @@ def test_a_row_alone_is_the_row_in_its_batch(xs, cell):
 
 @both_kinds
 @pytest.mark.parametrize("batch", [(), (2, 3)], ids=["no batch axis", "two batch axes"])
+@pytest.mark.some(2)
 def test_batch_axes_are_all_that_are_not_time_or_features(rng, cell, batch):
     xs = rng.normal(size=(*batch, T, D)).astype(np.float32)
     variables = random_variables(nn.RNN(cell), xs)
@@ -265,6 +269,7 @@ def test_declares_and_draws_the_parameters_of_flax(xs, cell):
 
 @pytest.mark.parametrize("time_major", [False, True], ids=["batch-major", "time-major"])
 @pytest.mark.parametrize("features", [(), (3,), (2, 3)], ids=str)
+@pytest.mark.some(2)
 def test_the_flip_keeps_the_padding_at_the_end(time_major, features):
     xs = np.arange(1, 1 + 2 * 5 * max(1, int(np.prod(features)))).reshape(2, 5, *features)
     arguments = {
@@ -294,6 +299,7 @@ def test_the_flip_keeps_the_padding_at_the_end(time_major, features):
 
 
 @pytest.mark.parametrize("kind", [lnjax.GRUCell, nn.GRUCell], ids=["lnjax", "flax"])
+@pytest.mark.some(1)
 def test_bidirectional_layers(xs, kind):
     def layers(rnn):
         return rnn(kind(H)), rnn(kind(H))

@@ -383,6 +383,7 @@ def run_lifted(rnn, variables, xs, **arrays):
     ],
     ids=["statistics per step", "parameters", "dropout", "dropout once", "cell of lnjax"],
 )
+@pytest.mark.some(2)
 def test_lifts_variables_and_random_streams_as_flax_does(xs, cell, lifting):
     ours, theirs = lnjax.RNN(cell, **lifting), nn.RNN(cell, **lifting)
     variables = jax.jit(theirs.init)(RNGS, xs)
@@ -517,5 +518,6 @@ def test_too_few_axes_are_refused(xs):
 )
 @few_examples
 @given(mask=masks())
+@pytest.mark.some(2)
 def test_a_mask_is_truncation_for_outputs_and_all_gradients(rnn, x64, mask):
     assert_a_mask_is_truncation(rnn, mask)

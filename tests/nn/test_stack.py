@@ -58,6 +58,7 @@ def part(variables, k):
 )
 @few_examples
 @given(mask=masks())
+@pytest.mark.some(2)
 def test_a_mask_is_truncation_for_outputs_and_all_gradients(layer, x64, mask):
     assert_a_mask_is_truncation(layer, mask)
 
@@ -93,6 +94,7 @@ def test_the_first_layer_is_never_skipped(xs):
 
 
 @every_skip
+@pytest.mark.some(2)
 def test_a_stream_in_pieces_is_the_whole(xs, skip):
     stack = three(skip=skip, return_carry=True)
     variables = random_variables(stack, xs)

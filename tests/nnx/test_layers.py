@@ -181,6 +181,7 @@ both = cache(Both)
 
 
 @every_case
+@pytest.mark.some(8)
 def test_names_and_shapes_are_those_of_linen(name):
     case = both(name)
     assert case.shapes == jax.tree.map(np.shape, merged(case.variables))
