@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from lnjax.cells.prefetch import scan_steps
 from lnjax.ops.normalization import statistics_dtype
@@ -38,14 +39,17 @@ class Chunked(NamedTuple):
 
     length: steps in a chunk, at most.
     unroll: steps in the body of the compiled loop over a chunk; `length` leaves no loop.
-    saved: what of the forward pass is kept for the backward: "carry"; "recurrent", also the
-      recurrent summed inputs; or "all", also those of the input. The more, the fewer products are
-      computed twice.
+    saved: what of the forward pass is kept for the backward: "border", the carry before each chunk;
+      "carry", that before each step; "recurrent", also the recurrent summed inputs; or "all", also
+      those of the input. The more, the fewer products are computed twice. With "border" the steps
+      of a chunk are taken once more, so that of T steps in chunks of K the memory of T / K + K
+      carries is used: least at a `length` of about the root of T. (Inputs, and outputs that
+      somebody uses, are T steps long all the same.)
     """
 
     length: int
     unroll: int = 1
-    saved: Literal["carry", "recurrent", "all"] = "carry"
+    saved: Literal["border", "carry", "recurrent", "all"] = "carry"
 
 
 class Derivative(NamedTuple):
@@ -136,18 +140,8 @@ def _forward(
     """Final carry, h of all steps, and what is saved of head and tail: see `_chunks`."""
     derivative, saved = options.derivative, options.chunked.saved
     kernel = params.kernel.astype(options.operand)
-    recurrent_kernel = params.recurrent_kernel.astype(options.operand_h)
     small = _without_kernels(params)
-
-    def step(carry: Leaves, step_inputs: Any) -> tuple[Leaves, Any]:
-        projected, hold = step_inputs
-        h = _dropped(carry[-1], inputs.dropout_h)
-        summed_h = _product(h.astype(options.operand_h), recurrent_kernel)
-        new = derivative.update(small, carry, summed_h, projected)
-        new = tuple(map(_held, hold, carry, new))
-        if not save:
-            return new, new[-1:]
-        return new, new if saved == "carry" else (*new, summed_h)
+    step = _stepper(options, params, inputs.dropout_h, saved if save else "border")
 
     def chunk(carry: Leaves, chunk_inputs: Any) -> tuple[Leaves, Any]:
         xs, hold = chunk_inputs
@@ -163,9 +157,27 @@ def _forward(
         return new, (steps, carry)
 
     carry, pieces = _chunks(chunk, inputs.carry, (inputs.xs, inputs.hold), options, options.reverse)
-    h_at = 0 if not save else len(carry) - 1
+    h_at = 0 if not save or saved == "border" else len(carry) - 1
     hs = [_flat(steps[h_at]) if is_head else steps[h_at] for is_head, (steps, _) in pieces]
     return carry, hs[0] if len(hs) == 1 else jnp.concatenate(hs), pieces
+
+
+def _stepper(options: _Options, params: Any, dropout_h: Array | None, saved: str) -> Any:
+    """A step of the recurrence, which gives h ("border"), the new carry, or that and summed_h."""
+    derivative, small = options.derivative, _without_kernels(params)
+    recurrent_kernel = params.recurrent_kernel.astype(options.operand_h)
+
+    def step(carry: Leaves, step_inputs: Any) -> tuple[Leaves, Any]:
+        projected, hold = step_inputs
+        h = _dropped(carry[-1], dropout_h)
+        summed_h = _product(h.astype(options.operand_h), recurrent_kernel)
+        new = derivative.update(small, carry, summed_h, projected)
+        new = tuple(map(_held, hold, carry, new))
+        if saved == "border":
+            return new, new[-1:]
+        return new, new if saved == "carry" else (*new, summed_h)
+
+    return step
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -175,36 +187,49 @@ def _run(options: _Options, params: Any, inputs: _Inputs) -> tuple[Leaves, Array
 
 
 def _run_forward(options: _Options, params: Any, inputs: _Inputs) -> tuple[Any, Any]:
+    params, inputs = jax.tree.map(
+        lambda leaf: leaf.value, (params, inputs), is_leaf=lambda leaf: hasattr(leaf, "perturbed")
+    )
     carry, hs, pieces = _forward(options, params, inputs, save=True)
     # The kind of a piece is no array.
-    return (carry, hs), (params, inputs, [saved for _, saved in pieces])
+    kept = [saved for _, saved in pieces]
+    if options.chunked.saved == "border":  # h of the steps is an output, and not kept
+        kept = [((), before) for _, before in kept]
+    return (carry, hs), (params, inputs, kept)
 
 
 def _run_backward(options: _Options, residuals: Any, cotangents: Any) -> tuple[Any, _Inputs]:
     params, inputs, pieces = residuals
-    d_carry, d_hs = cotangents
+    # A loss of the last state alone has no cotangent of the outputs: not T steps of zeros either.
+    d_carry, d_hs = _instantiated(cotangents[0]), cotangents[1]
+    d_hs = None if isinstance(d_hs, SymbolicZero) else d_hs
     derivative, saved = options.derivative, options.chunked.saved
     num_carry = len(d_carry)
     kernel = params.kernel.astype(options.operand)
     recurrent_kernel = params.recurrent_kernel.astype(options.operand_h)
     transposed = recurrent_kernel.T  # here, since in the loop it would be so at every step
     small = _without_kernels(params)
+    again = _stepper(options, params, inputs.dropout_h, "recurrent")
 
     def chunk(state: Any, chunk_inputs: Any) -> tuple[Any, Array]:
         d_carry, d_params, d_dropout = state
         xs, hold, d_hs, (steps, before) = chunk_inputs
-        old = tuple(map(partial(_shifted, options.reverse), before, steps[:num_carry]))
-        h = _dropped(old[-1], inputs.dropout_h).astype(options.operand_h)
         xs = xs.astype(options.operand)
-        summed_h = _product(h, recurrent_kernel) if saved == "carry" else steps[num_carry]
         summed_x = steps[num_carry + 1] if saved == "all" else _product(xs, kernel)
         projected, project_back = jax.vjp(derivative.project, small, summed_x)
+        if saved == "border":
+            taken = (projected, hold)
+            _, steps = scan_steps(again, before, taken, options.reverse, options.chunked.unroll)
+        old = tuple(map(partial(_shifted, options.reverse), before, steps[:num_carry]))
+        h = _dropped(old[-1], inputs.dropout_h).astype(options.operand_h)
+        summed_h = _product(h, recurrent_kernel) if saved == "carry" else steps[num_carry]
         coefficients = derivative.linearize(small, old, summed_h, projected)
 
         def step(state: Any, step_inputs: Any) -> tuple[Any, Any]:
             d_carry, d_dropout = state
             d_h, coefficients, hold, old_h = step_inputs
-            d_carry = (*d_carry[:-1], d_carry[-1] + d_h)
+            if d_h is not None:
+                d_carry = (*d_carry[:-1], d_carry[-1] + d_h)
             d_new = tuple(map(_let_go, hold, d_carry))
             d_summed, d_old, kept = derivative.pull_back(small, coefficients, d_new)
             d_h = _product(d_summed.astype(options.operand_h), transposed)
@@ -253,7 +278,14 @@ def _run_backward(options: _Options, residuals: Any, cotangents: Any) -> tuple[A
     return d_params, _Inputs(d_carry, d_xs.astype(inputs.xs.dtype), d_dropout, d_hold)
 
 
-_run.defvjp(_run_forward, _run_backward)
+_run.defvjp(_run_forward, _run_backward, symbolic_zeros=True)
+
+
+def _instantiated(cotangents: Any) -> Any:
+    return tuple(
+        jnp.zeros(leaf.aval.shape, leaf.aval.dtype) if isinstance(leaf, SymbolicZero) else leaf
+        for leaf in cotangents
+    )
 
 
 def _chunks(

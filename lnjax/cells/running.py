@@ -13,6 +13,7 @@ from lnjax.cells.choice import choose
 from lnjax.cells.chunked import Chunked, Derivative, run_chunked
 from lnjax.cells.norm_derivative import Norm as Norm
 from lnjax.ops import normalization, scan_sequence, zero_padding
+from lnjax.ops.products import product as product
 from lnjax.typing import Array, DType, PRNGKey, PyTree
 
 Implementation = Literal["auto", "scan", "chunked"] | Chunked
@@ -270,7 +271,7 @@ def check_implementation(implementation: Implementation, unroll: int) -> None:
         return
     if unroll != 1:
         raise ValueError(f"unroll={unroll} is said by {implementation} already")
-    check_choice("Chunked.saved", implementation.saved, ("carry", "recurrent", "all"))
+    check_choice("Chunked.saved", implementation.saved, ("border", "carry", "recurrent", "all"))
     for name in ("length", "unroll"):
         if getattr(implementation, name) < 1:
             raise ValueError(f"Chunked.{name}={getattr(implementation, name)} must be at least 1")
@@ -319,16 +320,6 @@ def normalize(norm: Norm, epsilon: float, x: Array, scale: Array | None) -> Arra
 def add_bias(x: Array, bias: Array) -> Array:
     """x (..., H) plus a bias (H,), in the dtype of x."""
     return x + jnp.broadcast_to(bias, x.shape).astype(x.dtype)
-
-
-def product(x: Array, kernel: Array, dtype: DType | None) -> Array:
-    """``x @ kernel`` with operands in `dtype` (None: their common one), summed in >= float32."""
-    dtype = jnp.promote_types(x.dtype, kernel.dtype) if dtype is None else dtype
-    return jnp.matmul(
-        x.astype(dtype),
-        kernel.astype(dtype),
-        preferred_element_type=normalization.statistics_dtype(dtype),
-    )
 
 
 def recurrent_product(

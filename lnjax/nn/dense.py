@@ -8,8 +8,7 @@ from flax import linen as nn
 from flax.linen.dtypes import canonicalize_dtype
 
 from lnjax.nn.normalize import NormalizedLayer, real_cases
-from lnjax.ops import weight_norm, zero_padding
-from lnjax.ops.normalization import statistics_dtype
+from lnjax.ops import product, weight_norm, zero_padding
 from lnjax.typing import Array
 
 
@@ -77,10 +76,5 @@ class Dense(NormalizedLayer):
         dtype = canonicalize_dtype(inputs, kernel, dtype=self.dtype)
         if self.norm == "weight":
             kernel = weight_norm(kernel, self.gain(self.features), epsilon=self.epsilon)
-        summed = jnp.matmul(
-            zero_padding(inputs, mask).astype(dtype),
-            kernel.astype(dtype),
-            precision=self.precision,
-            preferred_element_type=statistics_dtype(dtype),
-        )
+        summed = product(zero_padding(inputs, mask), kernel, dtype, precision=self.precision)
         return self.normalize(self.norm, summed, mask, use_running_average, dtype=dtype)

@@ -51,7 +51,7 @@ class Front(nnx.Module):
         return made(self)
 
     def _linen(self, made: Made) -> Module:
-        """`linen`, with `made` for what is inside."""
+        """`linen`, with `made` for what is inside; each kind of layer has its own."""
         raise NotImplementedError
 
     def set_view(

@@ -82,6 +82,48 @@ def scan_sequence(
     return jax.lax.scan(masked_step, carry, (xs, mask), reverse=reverse, unroll=unroll)
 
 
+def scan_chunks(body: Step, carry: PyTree, xs: PyTree, length: int) -> tuple[PyTree, PyTree]:
+    """Runs `body` over chunks of time, for a memory of the order of the root of T.
+
+    Of the forward pass only the carry before each chunk is kept; the backward pass computes one
+    chunk after the other once more, with all that it stores. T / length carries and what `length`
+    steps store are in memory together: least at a `length` of about the root of T. The price is a
+    second forward pass. What is a (T, ...) array before and after, `xs` and the outputs, stays one.
+
+    Args:
+      body: ``body(carry, chunk of xs) -> (carry, outputs)``, the leaves of `xs` and of the outputs
+        (length, ...), or shorter for what remains behind the whole chunks.
+      carry: the initial carry.
+      xs: leaves (T, ...), T at least 1.
+      length: steps of a chunk, at least 1.
+
+    Returns:
+      The final carry, and the outputs, leaves (T, ...).
+
+    >>> import jax.numpy as jnp
+    >>> body = lambda total, x: (total + x.sum(), total + jnp.cumsum(x))
+    >>> total, sums = scan_chunks(body, 0, jnp.arange(5), 2)
+    >>> int(total), sums.tolist()
+    (10, [0, 1, 3, 6, 10])
+    """
+    if length < 1:
+        raise ValueError(f"length={length} must be at least 1")
+    steps = jax.tree.leaves(xs)[0].shape[0]
+    count, rest = divmod(steps, length)
+    pieces = []
+    if count:
+        head = jax.tree.map(
+            lambda leaf: leaf[: count * length].reshape(count, length, *leaf.shape[1:]), xs
+        )
+        carry, ys = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), carry, head)
+        pieces.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), ys))
+    if rest:
+        tail = jax.tree.map(lambda leaf: leaf[count * length :], xs)
+        carry, ys = jax.checkpoint(body)(carry, tail)
+        pieces.append(ys)
+    return carry, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *pieces)
+
+
 def flip_rows(ys: Array, mask: Array | None) -> Array:
     """Reverses each row of `ys` (T, B, ...) in time, up to its last real step; zeros follow.
 

@@ -105,6 +105,7 @@ def pulled(cell, implementation, reverse, point, mask, noise, cotangents):
 
 
 @every_cell
+@pytest.mark.some(6)
 def test_is_the_scan_in_all_gradients(cell, x64):
     case = Case(cell)
     case.compare(Chunked(4, 2), mask=case.mask, noise=case.noise, reverse=True)
@@ -119,6 +120,9 @@ LENGTHS = [
     (GRUCell(H), Chunked(T, 1, "all"), False),
     (SimpleCell(H), Chunked(4, 2, "all"), True),
     (SimpleCell(H), Chunked(3, 1, "recurrent"), False),
+    (LSTMCell(H), Chunked(3, 3, "border"), True),
+    (GRUCell(H), Chunked(4, 2, "border"), False),
+    (SimpleCell(H), Chunked(5, 1, "border"), False),
 ]
 
 
@@ -126,15 +130,18 @@ LENGTHS = [
     "cell, chunked, reverse",
     [pytest.param(*case, id=f"{name_of(case[0])}-{case[1:]}") for case in LENGTHS],
 )
+@pytest.mark.some(5)
 def test_lengths_that_do_not_divide_the_time(cell, chunked, reverse, x64):
     Case(cell).compare(chunked, reverse=reverse)
 
 
 @plain_cells
+@pytest.mark.some(1)
 def test_mask_and_noise_apart(cell, x64):
     case = Case(cell)
     case.compare(Chunked(4, saved="all"), noise=case.noise)
     case.compare(Chunked(4), noise=case.partly_held, mask=case.mask)
+    case.compare(Chunked(3, saved="border"), noise=case.noise, mask=case.mask)
 
 
 @plain_cells
@@ -167,6 +174,7 @@ def test_without_a_batch(cell, x64):
 
 
 @plain_cells
+@pytest.mark.some(1)
 def test_a_batch_by_vmap(cell, x64):
     case = Case(cell)
 
@@ -181,6 +189,7 @@ def test_a_batch_by_vmap(cell, x64):
 
 
 @plain_cells
+@pytest.mark.some(2)
 def test_gradients_of_gradients_in_reverse_mode(cell, x64):
     """The last chunk is shorter in one cell alone: it doubles the program."""
     case = Case(cell)
@@ -213,6 +222,7 @@ def test_forward_mode_is_refused_but_by_the_scan(cell):
 
 
 @plain_cells
+@pytest.mark.some(1)
 def test_products_in_half_precision_stay_near(cell):
     half = cell.clone(dtype=jnp.bfloat16)
     case = Case(cell, np.float32)
@@ -295,6 +305,7 @@ def test_the_saved_arrays_are_those_that_are_named(cell):
         return sum(leaf.size for leaf in shapes if leaf.shape[:3] == (1, T, B)) // (T * B)
 
     carries, width = len(cell.carry_names) * H, case.params.recurrent_kernel.shape[1]
+    assert stored("border") == 0
     assert stored("carry") == carries
     assert stored("recurrent") == carries + width
     assert stored("all") == carries + 2 * width

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lnjax.ops import flip_rows, lengths_to_mask, scan_sequence, zero_padding
+from lnjax.ops import flip_rows, lengths_to_mask, scan_chunks, scan_sequence, zero_padding
 
 # Rows of a (T, B) = (5, 6) mask: full, front, empty, gap, late start, one step in the middle.
 ROWS = np.array(
@@ -143,3 +143,35 @@ def test_no_steps_at_all():
     final, (y, _) = scan_sequence(decay, carry, x, mask)
     np.testing.assert_array_equal(final["c"], carry["c"])
     assert flip_rows(y, mask).shape == (0, 2)
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 7, 100])
+@pytest.mark.some(3)
+def test_scan_chunks_is_the_scan(rng, length):
+    """Values and gradients, for chunks that fit seven steps and for those that do not."""
+    xs = {"x": rng.normal(size=(7, 2, 3)).astype(np.float32)}
+    start, cotangent = rng.normal(size=(2, 3)), rng.normal(size=(7, 2, 3))
+
+    def step(carry, x):
+        carry = jnp.sin(carry + x["x"])
+        return carry, (carry * 2, jnp.sum(carry, axis=1))
+
+    def chunk(carry, xs):
+        return jax.lax.scan(step, carry, xs)
+
+    def value(run, start, xs):
+        carry, (ys, totals) = run(start, xs)
+        return jnp.sum(carry) + jnp.sum(ys * cotangent) + jnp.sum(totals**2), (carry, ys, totals)
+
+    def both(run):
+        return jax.jit(jax.value_and_grad(lambda *a: value(run, *a), (0, 1), has_aux=True))(
+            start.astype(np.float32), xs
+        )
+
+    got, want = both(lambda c, x: scan_chunks(chunk, c, x, length)), both(chunk)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
+
+
+def test_scan_chunks_needs_steps():
+    with pytest.raises(ValueError, match="length=0 must be at least 1"):
+        scan_chunks(lambda c, x: (c, x), 0.0, jnp.ones(3), 0)
