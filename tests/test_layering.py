@@ -25,11 +25,13 @@ CHAIN = ("typing", "ops", "kernels", "cells", "nn")
 ARROWS = {unit: set(CHAIN[:i]) for i, unit in enumerate(CHAIN)}
 ARROWS |= {unit: set(CHAIN) for unit in ("nnx", "analysis", "convert")}
 # The names of types are no layer; data is NumPy and needs not even these.
-ARROWS |= {"training": {"typing"}, "data": set()}
+ARROWS |= {"training": {"typing", "terminal"}, "data": {"terminal"}, "terminal": set()}
 # What measures an encoder is given the encoder: it knows data, no layer and no training.
 ARROWS |= {"evaluation": {"typing", "data"}}
 # What trains several runs is given their task.
-ARROWS |= {"comparison": {"typing", "training"}}
+ARROWS |= {"comparison": {"typing", "training", "palette", "terminal"}}
+# Colours are words; what draws has them in common.
+ARROWS |= {"palette": set(), "analysis": ARROWS["analysis"] | {"palette"}}
 
 LINES = {"lnjax": 400, "tasks": 400, "configs": 120, "train": 200}
 

@@ -28,6 +28,7 @@ from lnjax.data.handwriting import Handwriting
 from lnjax.data.preparation import cache_dir, check, prepare
 from lnjax.data.sentences import Sentences
 from lnjax.data.senteval import Senteval
+from lnjax.terminal import printable
 
 BUILDERS = {
     builder.name: builder
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             counts = check(builder_class, options.config, manual_dir=options.manual_dir)
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     if not counts:
         print(f"{label} is not prepared in {cache_dir()}; `prepare` does it")

@@ -130,23 +130,23 @@ def _refusal(path: Path, content: bytes, number: int) -> DataError:
         return DataError(
             f"{path} line 1: begins with {content.lstrip()[:20]!r}{kind}; expected digits; {_CURE}"
         )
-    lines = content.split(b"\n")
-    ended = lines[-1] == b""
-    lines = lines[:-1] if ended else lines
-    for place, line in enumerate(lines[:number], start=1):
-        if what := _explain(line, truncated=place == len(lines) and not ended):
+    ended = content.endswith(b"\n")
+    found = content.count(b"\n") + (not ended)
+    # No more lines than are wanted are cut out: there may be one for each byte of the file.
+    for place, line in enumerate(content.split(b"\n", number)[: min(found, number)], start=1):
+        if what := _explain(line, truncated=place == found and not ended):
             return DataError(
                 f"{path} line {place}: {what}; expected {PIXELS} digits 0 or 1 with one space "
                 f"between two; {_CURE}"
             )
-    place = len(lines)
+    place = found
     if place > number:
         place, what = number + 1, "one line more"
     elif place < number:
         what = "the last line of the file"
     else:
         what = "no line feed at its end, truncated"
-    same = [split for split, other in NUM_IMAGES.items() if other == len(lines) != number]
+    same = [split for split, other in NUM_IMAGES.items() if other == found != number]
     what += f" (it has as many as that of the split {same[0]!r})" if same else ""
     return DataError(
         f"{path} line {place}: {what}; expected {number} lines of {LINE} bytes; {_CURE}"

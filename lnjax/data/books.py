@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple, overload
 
 from lnjax.data import source_files
 from lnjax.data.errors import DataError
+from lnjax.terminal import printable
 
 FILES = ("books_large_p1.txt", "books_large_p2.txt")
 NUM_SENTENCES = 74_004_228  # published (Kiros et al. 2015, Table 1)
@@ -197,11 +198,11 @@ def check_file(path: Path) -> Checked:
             f"{MOST_BLANK:.0%}; {_CURE}"
         )
     if not_lower > sentences / 2:
-        print(
+        warning = (
             f"warning: {path}: {not_lower} of {sentences} sentences have capital letters; expected "
-            "the lower-cased edition: words with and without them will be different words",
-            file=sys.stderr,
+            "the lower-cased edition: words with and without them will be different words"
         )
+        print(printable(warning), file=sys.stderr)
     return Checked(path, sentences, tuple(offsets))
 
 

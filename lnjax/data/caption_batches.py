@@ -91,15 +91,16 @@ class CaptionedSplit(NamedTuple):
 class DrawnCaptions(Iterator[Batch]):
     """The endless iterator of `train_batches`."""
 
-    def __init__(self, batches: pipeline.TrainBatches, seed: int):
-        self._batches, self._seed = batches, seed
+    def __init__(self, batches: pipeline.TrainBatches, seed: int, batch_size: int):
+        self._batches, self._seed, self._size = batches, seed, batch_size
+        self._rows = range(batch_size)
 
     def __next__(self) -> Batch:
         number = self.get_state()["next_index"]
         batch = next(self._batches)
         rng = np.random.default_rng([self._seed, number, _CAPTIONS])
-        size, each, _ = batch["tokens"].shape
-        drawn = rng.integers(each, size=size)[:, None]
+        each = batch["tokens"].shape[1]
+        drawn = rng.integers(each, size=self._size)[self._rows, None]  # for all rows, kept or not
         return batch | {
             "tokens": np.take_along_axis(batch["tokens"], drawn[..., None], axis=1),
             "lengths": np.take_along_axis(batch["lengths"], drawn, axis=1),
@@ -112,6 +113,15 @@ class DrawnCaptions(Iterator[Batch]):
     def set_state(self, state: Mapping[str, Any]) -> None:
         """As `pipeline.TrainBatches.set_state`."""
         self._batches.set_state(state)
+
+    def keep_rows(self, rows: range) -> None:
+        """As `pipeline.TrainBatches.keep_rows`."""
+        self._batches.keep_rows(rows)
+        self._rows = rows
+
+    def records(self, state: Mapping[str, Any]) -> list[int]:
+        """As `pipeline.TrainBatches.records`; a record is an image of the split."""
+        return self._batches.records(state)
 
 
 def train_batches(
@@ -131,7 +141,7 @@ def train_batches(
         collate=lambda images: split.batch(images, width),
         num_threads=num_threads,
     )
-    return DrawnCaptions(batches, seed)
+    return DrawnCaptions(batches, seed, batch_size)
 
 
 def eval_batches(

@@ -12,7 +12,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 
@@ -28,12 +28,15 @@ RECORD = 1 + CHANNELS * SIDE * SIDE  # bytes
 TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST = "test_batch.bin"
 FILES = (*TRAIN, TEST)
+MOST_MEMBERS = 100  # of the archive; the published one has 9
 FOLDER, ARCHIVE = "cifar-10-batches-bin", "cifar-10-binary.tar.gz"
 TREE = f"""\
 <folder>/  (or <folder>/cifar10/)
   {FOLDER}/  with {", ".join(FILES)}
   or {ARCHIVE}"""
 _CURE = f"download {ARCHIVE} again"
+# What a damaged archive raises; the last two for numbers in a head that tarfile does not look at.
+_DAMAGE = (EOFError, OSError, zlib.error, tarfile.TarError, ValueError, OverflowError)
 _PICKLE = b"\x80"  # begins a pickle, and is no label
 # By the names of other versions, what they are.
 _OTHERS = {
@@ -121,7 +124,9 @@ def read_batch(place: str, file: IO[bytes], size: int) -> Batch:
         if size % (RECORD + 1) == 0:
             what = f"{size // (RECORD + 1)} records of {RECORD + 1} bytes, as CIFAR-100 has"
         raise DataError(f"{place} byte {size}: {what}{source_files.looks_like(head)}; {expected}")
-    content = head + file.read()
+    content = head + file.read(size - len(head))
+    if len(content) != size:
+        raise DataError(f"{place} byte {len(content)}: the file ends here; {expected}")
     table = np.frombuffer(content, np.uint8).reshape(NUM_RECORDS, RECORD)
     labels = table[:, 0].astype(np.int64)
     if labels.max() >= NUM_CLASSES:
@@ -179,8 +184,9 @@ def _read_files(folder: Path) -> Mapping[str, Batch]:
     for name in FILES:
         path = folder / name
         try:
+            size = source_files.status_of(path).st_size
             with path.open("rb") as file:
-                batches[name] = read_batch(f"{path}", file, path.stat().st_size)
+                batches[name] = read_batch(f"{path}", file, size)
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error}); {_CURE}") from error
     return batches
@@ -191,9 +197,14 @@ def _read_archive(path: Path) -> Mapping[str, Batch]:
     batches: dict[str, Batch] = {}
     names: list[str] = []
     try:
-        with gzip.open(path) as stream:
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
-                for member in archive:
+        source_files.status_of(path)
+        with gzip.open(path) as unpacked:
+            # The content, and as much again for what tar puts around it.
+            stream = _Bounded(unpacked, 2 * len(FILES) * NUM_RECORDS * RECORD + (1 << 20))
+            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as archive:
+                for number, member in enumerate(archive):
+                    if number == MOST_MEMBERS:
+                        raise tarfile.ReadError(f"over {MOST_MEMBERS} members")
                     parts = _checked_parts(path, member)
                     names += parts
                     file = archive.extractfile(member) if parts[-1] in FILES else None
@@ -205,7 +216,9 @@ def _read_archive(path: Path) -> Mapping[str, Batch]:
                     batches[parts[-1]] = read_batch(place, file, member.size)
             while stream.read(1 << 20):  # to the checksum at its end
                 pass
-    except (EOFError, OSError, zlib.error, tarfile.TarError) as error:
+    except DataError:
+        raise
+    except _DAMAGE as error:
         place = f"{path} after member {names[-1]}" if names else f"{path} byte 0"
         raise DataError(
             f"{place}: truncated or damaged ({error}); expected the whole archive; {_CURE}"
@@ -217,6 +230,24 @@ def _read_archive(path: Path) -> Mapping[str, Batch]:
             f"{FOLDER}/{missing[0]} and so on; {_CURE}"
         )
     return batches
+
+
+class _Bounded:
+    """A stream that ends with an error before more than `limit` bytes were read from it.
+
+    An archive of a megabyte can unpack to gigabytes, and tarfile reads the long name of a member
+    into memory, whatever its length.
+    """
+
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile, limit: int):
+        self._stream, self._left = stream, limit
+
+    def read(self, size: int) -> bytes:
+        if size > self._left:
+            raise tarfile.ReadError("it unpacks to more than twice what the six files have")
+        content = self._stream.read(size)
+        self._left -= len(content)
+        return content
 
 
 def _checked_parts(path: Path, member: tarfile.TarInfo) -> tuple[str, ...]:

@@ -2,14 +2,14 @@
 
 `dict.pkl` is {word: number}; `train4_pass.pkl` and `train4_qs.pkl` are lists of lists of numbers,
 `train4_ans.pkl` a list of lists of one number; `valid4_*.pkl` are the same for validation. A pickle
-can call any function it names: here it may name a few types of Python's own and nothing else.
+can call any function it names: these are read by `plain_pickle`, which loads none that names one.
 """
 
-import builtins
-import pickle
+import reprlib
 from pathlib import Path
 from typing import Any
 
+from lnjax.data import plain_pickle
 from lnjax.data.cloze import ENTITY
 from lnjax.data.cnn_questions import check_question
 from lnjax.data.errors import DataError
@@ -24,21 +24,6 @@ TREE = """  <data_dir>/  (or inside of it cnn/)
     dict.pkl
     train4_pass.pkl train4_qs.pkl train4_ans.pkl
     valid4_pass.pkl valid4_qs.pkl valid4_ans.pkl"""
-
-# By the names of Python 2, which wrote the published files, and of Python 3.
-ADMITTED: dict[tuple[str, str], type] = {
-    (module, name): getattr(builtins, {"long": "int", "unicode": "str"}.get(name, name))
-    for module in ("__builtin__", "builtins")
-    for name in ("list", "tuple", "dict", "set", "frozenset", "int", "long", "str", "unicode")
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> type:
-        try:
-            return ADMITTED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it names {module}.{name}") from None
 
 
 def find(base: Path) -> Path | None:
@@ -62,22 +47,8 @@ def files(folder: Path) -> list[Path]:
 
 
 def load(path: Path) -> Any:
-    """The content of a pickle of plain values.
-
-    Raises: DataError if it names anything but the types in `ADMITTED`, or is no whole pickle.
-    """
-    try:
-        if not path.stat().st_size:
-            raise DataError(f"{path} byte 0: the file is empty; {CURE}")
-        with path.open("rb") as file:
-            return _Unpickler(file, encoding="latin1").load()
-    except DataError:
-        raise
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
-        raise DataError(
-            f"{path}: cannot be read as a pickle ({' '.join(str(error).split())}); expected lists, "
-            f"dictionaries, numbers and strings and nothing else; {CURE}"
-        ) from error
+    """The content of one file; as `plain_pickle.load`."""
+    return plain_pickle.load(path, CURE)
 
 
 def read_tree(folder: Path) -> dict[str, list[dict[str, str]]]:
@@ -98,7 +69,8 @@ def _dictionary(path: Path) -> dict[int, str]:
     for word, number in words.items():
         if not isinstance(word, str) or type(number) is not int or number < 0:
             raise DataError(
-                f"{path}: entry {word!r}: {number!r}; expected a word and its number; {CURE}"
+                f"{path}: entry {reprlib.repr(word)}: {reprlib.repr(number)}; expected a word and "
+                f"its number; {CURE}"
             )
         if number in found and number not in RESERVED:
             raise DataError(
@@ -142,12 +114,15 @@ def _read_split(folder: Path, prefix: str, words: dict[int, str]) -> list[dict[s
 
 
 def _words(path: Path, row: int, numbers: Any, words: dict[int, str]) -> list[str]:
-    if not isinstance(numbers, list | tuple) or not numbers:
-        raise DataError(f"{path} row {row}: {numbers!r}; expected a list of numbers; {CURE}")
+    if not isinstance(numbers, list) or not numbers:
+        # reprlib: lists that hold each other can be of endless length when they are written out
+        raise DataError(
+            f"{path} row {row}: {reprlib.repr(numbers)}; expected a list of numbers; {CURE}"
+        )
     try:
         return [words[number] for number in numbers]
     except (KeyError, TypeError) as error:
         raise DataError(
-            f"{path} row {row}: {error.args[0]!r} is not the number of a word in {DICTIONARY} "
-            f"({len(words)} of them); expected the files of one archive; {CURE}"
+            f"{path} row {row}: {reprlib.repr(error.args[0])} is not the number of a word in "
+            f"{DICTIONARY} ({len(words)} of them); expected the files of one archive; {CURE}"
         ) from error

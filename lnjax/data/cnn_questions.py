@@ -19,6 +19,7 @@ from lnjax.data.errors import DataError
 FOLDERS = {"train": "training", "validation": "validation", "test": "test"}
 NUM_QUESTIONS = {"train": 380_298, "validation": 3_924, "test": 3_198}
 SENTENCES = 4
+LONGEST = 1 << 20  # bytes of a file; published ones have up to 20,000
 CURE = "restore this file from the corpus's archive"
 TREE = """  <data_dir>/  (or inside of it cnn/)
     questions/training/*.question
@@ -74,6 +75,7 @@ def read_question(path: Path) -> dict[str, str]:
     Raises: DataError with the line for anything that is not as the head of this module says; also
         if the answer is not an entity of the mapping or does not stand in the context.
     """
+    source_files.refuse_larger(path, LONGEST)
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -38,6 +38,8 @@ _TREE = """<folder>/  (or <folder>/coco/)
 or
   coco_{train,dev,test}_caps.txt coco_{train,dev,test}_ims.npy
 or dataset_coco.json in place of the .txt"""
+LARGEST_TEXT = 1 << 26  # bytes of a file of captions, unpacked
+MOST_LINES = 2_000_000
 _ROWS = 1024  # looked at together
 
 
@@ -206,7 +208,12 @@ def read_captions(path: Path) -> list[tuple[str, ...]]:
     Raises: DataError with the line for text that is not UTF-8, an empty line, or lines that are no
         multiple of five.
     """
-    content = source_files.read(path, 1 << 32)
+    content = source_files.read(path, LARGEST_TEXT + 1)
+    if len(content) > LARGEST_TEXT or content.count(b"\n") > MOST_LINES:
+        raise DataError(
+            f"{path}: more than {LARGEST_TEXT} bytes or {MOST_LINES} lines; expected the captions "
+            "of one split, 31 MB in 566,435 lines at most; take the published file"
+        )
     if kind := source_files.looks_like(content):
         raise DataError(f"{path} line 1: {content.lstrip()[:20]!r}{kind}; expected captions")
     lines = content.removesuffix(b"\n").split(b"\n")
@@ -240,6 +247,7 @@ def open_rows(path: Path) -> np.ndarray:
     Raises: DataError for anything else, and for a file that is shorter or longer than it says.
     """
     cure = "take the published file, or extract the features again"
+    source_files.status_of(path)
     try:
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
@@ -249,7 +257,7 @@ def open_rows(path: Path) -> np.ndarray:
             }
             shape, _, dtype = readers[version](file)
             head = file.tell()
-    except (ValueError, KeyError, EOFError, OSError) as error:
+    except Exception as error:  # NumPy reads the header as Python: it raises what that raises
         raise DataError(
             f"{path}: no array of NumPy ({error}); expected a .npy of features; {cure}"
         ) from error

@@ -29,13 +29,14 @@ NUM_LINES = {"train": 5364, "validation": 1438, "validation2": 1518, "test": 385
 KNOWN_BAD = {"z01-000z": "its transcription does not belong to its lines"}
 CLIP = 500.0  # raw units; greater offsets are errors of the recording
 MAX_CLIPPED = 0.01  # share of the points of a split
+LONGEST = 1 << 20  # bytes of a list or a transcription; published ones have up to 10,000
 TREE = """\
 <folder>/  (or <folder>/iam/)
   lineStrokes/a01/a01-000/a01-000u-01.xml ...   (or lineStrokes-all/lineStrokes/...)
   ascii/a01/a01-000/a01-000u.txt ...            (or ascii-all/ascii/...)
   original/a01/a01-000/strokesu.xml ...         (optional, names the writers)
   trainset.txt  testset_v.txt  testset_t.txt  testset_f.txt"""
-_FORM_ID = re.compile(r"([A-Za-z]\d+)-(\d+)([A-Za-z]*)")
+_FORM_ID = re.compile(r"([A-Za-z]\d{1,6})-(\d{1,6})([A-Za-z]{0,6})")
 _LINE_BREAK = re.compile(r"%{3,}")  # a run of these stands for a line break in some transcriptions
 
 
@@ -153,6 +154,7 @@ def read_transcription(path: Path, num_lines: int) -> list[str]:
     Raises: DataError with the line number if "CSR:" is absent, a line is empty, or the number of
         lines is another.
     """
+    source_files.refuse_larger(path, LONGEST)
     content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")
@@ -237,13 +239,14 @@ def _folder(base: Path, name: str) -> Path | None:
 def _read_list(path: Path) -> list[tuple[int, str]]:
     """The (line number, form id) of a split list; blank lines are skipped."""
     found = []
+    source_files.refuse_larger(path, LONGEST)
     lines = path.read_text(encoding="latin-1").splitlines()
     for number, line in enumerate(lines, start=1):
         if line.strip():
             if not _FORM_ID.fullmatch(line.strip()):
                 raise DataError(
-                    f"{path} line {number}: {line.strip()!r} is no form; expected an id such as "
-                    "a01-000u; restore this file from the database's archive"
+                    f"{path} line {number}: {line.strip()[:60]!r} is no form; expected an id such "
+                    "as a01-000u; restore this file from the database's archive"
                 )
             found.append((number, line.strip()))
     return found

@@ -17,11 +17,13 @@ import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
+from lnjax.data import source_files
 from lnjax.data.errors import DataError
 
 MAX_COORDINATE = 1e6  # raw units; the whiteboard is about 10,000 wide
 GAP = 2.5  # a reading is missing where time and distance both exceed this many medians
 MAX_FILLED = 20  # points; a longer gap is a pause of the writer
+LONGEST = 1 << 24  # bytes of a file; published ones have up to a million
 _CURE = "restore this file from the database's archive"
 
 
@@ -50,6 +52,7 @@ def _parse(
 
     Reads on until the end of the file, or until `stop()` is true.
     """
+    source_files.refuse_larger(path, LONGEST)
     expat = DefusedXMLParser(forbid_dtd=True).parser
     expat.ordered_attributes = False
     expat.CharacterDataHandler = None
@@ -68,8 +71,12 @@ def _parse(
             f"{path} line {error.lineno}: malformed XML ({error}); expected a complete document; "
             f"{_CURE}"
         ) from error
-    except (DefusedXmlException, LookupError) as error:  # LookupError: an encoding nobody knows
-        what = "unknown encoding" if isinstance(error, LookupError) else "document type or entity"
+    except DataError:
+        raise
+    # LookupError: an encoding that nobody knows; ValueError: one that expat does not read
+    except (DefusedXmlException, LookupError, ValueError) as error:
+        defused = isinstance(error, DefusedXmlException)
+        what = "document type or entity" if defused else "unknown encoding"
         raise DataError(
             f"{path} line {expat.CurrentLineNumber}: {what} declared ({error}); expected plain "
             f"elements without declarations; {_CURE}"

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lnjax.data import source_files
 from lnjax.data.errors import DataError
 
 NUM_CAPTIONS = 5
+LARGEST = 1 << 29  # bytes; the published file has 144 MB
 SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 _CURE = "take the published dataset_coco.json"
 
@@ -30,10 +32,13 @@ def read(path: Path) -> dict[str, list[Image]]:
 
     Raises: DataError for the first image that cannot be used, by its number in the file.
     """
+    source_files.refuse_larger(path, LARGEST)
     try:
         with path.open(encoding="utf-8") as file:
             images = json.load(file)["images"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not isinstance(images, list):
+            raise TypeError(f"images is a {type(images).__name__}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path}: cannot be read as JSON with a list of images ({error!r}); {_CURE}"
         ) from error
@@ -42,8 +47,11 @@ def read(path: Path) -> dict[str, list[Image]]:
     for number, image in enumerate(images):
         place = f"{path} images[{number}]"
         try:
-            split, image_id = image["split"], str(image.get("cocoid", image.get("imgid")))
-            captions = [" ".join(sentence["tokens"]) for sentence in image["sentences"]]
+            split, image_id = str(image["split"]), image.get("cocoid", image.get("imgid"))
+            tokens = [sentence["tokens"] for sentence in image["sentences"]]
+            if type(image_id) is not int or not all(isinstance(each, list) for each in tokens):
+                raise TypeError("an id that is no integer, or tokens that are no list")
+            image_id, captions = str(image_id), [" ".join(each) for each in tokens]
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{place}: {error!r}; expected split, cocoid and sentences with tokens; {_CURE}"

@@ -12,7 +12,6 @@ nothing is dropped, and each record comes exactly once a pass. All of it is a pu
 import bisect
 import functools
 import itertools
-import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -104,7 +103,8 @@ def train_batches(
         group: batches 0 to `group` - 1 are of one bucket, and so on: batches that shall be stacked
             (`steps_per_call`) have one shape.
         augment: ``augment(batch, generator)`` gives the batch to use in place of what `collate`
-            made; the generator is `default_rng([seed, number of the batch])`.
+            made; the generator is `default_rng([seed, number of the batch])`. It may be given some
+            of the rows (`TrainBatches.keep_rows`), so what it draws is for the batch, not for rows.
         num_threads: see `pipeline.train_batches`.
 
     Returns: see `pipeline.train_batches`.
@@ -135,26 +135,33 @@ def train_batches(
         generator = np.random.default_rng([seed, number, _RECORDS + bucket])
         return generator.permutation(buckets.rows[bucket])
 
-    def load(number: int) -> Batch:
+    def members(number: int, of_batch: range) -> tuple[int, list[int]]:
+        """The bucket of a batch, and the records of some of its rows."""
         place, within = divmod(number, group)
         # No epoch has more than one group for each bucket less than its share.
         highest = (place + len(sizes) + 1) * at_once // sum(sizes) + 2
         epoch = bisect.bisect_right(range(highest), place, key=groups_before) - 1
         bucket, turn = plan(epoch)[place - groups_before(epoch)]
-        first = turn * at_once + within * batch_size
-        end = first + batch_size
+        first = turn * at_once + within * batch_size + of_batch.start
+        end = first + len(of_batch)
         rows: list[int] = []
         while first < end:  # a batch may lie in several passes
             passed, start = divmod(first, sizes[bucket])
             rows += one_pass(bucket, passed)[start : start + end - first].tolist()
-            first = end - batch_size + len(rows)
+            first = end - len(of_batch) + len(rows)
+        return bucket, rows
+
+    def load(number: int, of_batch: range) -> Batch:
+        bucket, rows = members(number, of_batch)
         batch = collate(rows, buckets.edges[bucket])
         if augment is None:
             return batch
         return augment(batch, np.random.default_rng([seed, number]))
 
-    dataset = grain.MapDataset.range(sys.maxsize // at_once).map(load)
-    return TrainBatches(dataset.to_iter_dataset(pipeline.read_options(num_threads)))
+    def records(number: int) -> list[int]:
+        return members(number, range(batch_size))[1]
+
+    return TrainBatches(load, records, batch_size, num_threads)
 
 
 def eval_batches(

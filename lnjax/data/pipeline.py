@@ -27,13 +27,41 @@ _STATE_KEYS = {"next_index"}
 
 
 class TrainBatches(Iterator[Batch]):
-    """The endless iterator of `train_batches`."""
+    """The endless iterator of `train_batches`.
 
-    def __init__(self, dataset: grain.IterDataset):
-        self._iterator = iter(dataset)
+    Args:
+        load: ``load(number, rows)`` makes the rows `rows` of batch `number`.
+        records: the numbers of the records of batch `number`, in the order of its rows.
+        batch_size: rows of a batch.
+        num_threads: see `train_batches`.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[int, range], Batch],
+        records: Callable[[int], list[int]],
+        batch_size: int,
+        num_threads: int,
+    ):
+        self._load, self._records, self._num_threads = load, records, num_threads
+        self._batches = grain.MapDataset.range(sys.maxsize // batch_size)
+        self._iterator = self._reading(range(batch_size))
+
+    def _reading(self, rows: range) -> grain.DatasetIterator:
+        dataset = self._batches.map(lambda number: self._load(number, rows))
+        return iter(dataset.to_iter_dataset(read_options(self._num_threads)))
 
     def __next__(self) -> Batch:
         return next(self._iterator)
+
+    def keep_rows(self, rows: range) -> None:
+        """From here on a batch is only these rows of it; no other is read. The position stays.
+
+        For one of several processes that share each batch: the order is that of one alone.
+        """
+        state = self.get_state()
+        self._iterator = self._reading(rows)
+        self.set_state(state)
 
     def get_state(self) -> dict[str, int]:
         """The position, as JSON holds it: the number of batches taken so far."""
@@ -47,13 +75,17 @@ class TrainBatches(Iterator[Batch]):
 
         Raises: ValueError if `state` is not of the form that `get_state` returns.
         """
-        index = state.get("next_index")
-        if set(state) != _STATE_KEYS or type(index) is not int or index < 0:
-            raise ValueError(
-                f"state of the data pipeline {dict(state)!r}; "
-                "expected {'next_index': a number >= 0}"
-            )
+        _number(state)
         self._iterator.set_state(dict(state))
+
+    def records(self, state: Mapping[str, int]) -> list[int]:
+        """Which records the next batch at a position has: their numbers, a row of the batch each.
+
+        No batch is made, and the iterator stays where it is.
+
+        Raises: ValueError as `set_state`.
+        """
+        return self._records(_number(state))
 
 
 class EvalBatches:
@@ -83,7 +115,9 @@ def train_batches(
         source: records by index.
         seed: with the number of the epoch it determines the order.
         batch_size: records a batch, any positive number, also more than there are records.
-        collate: makes one batch of a list of records; called in the reading threads.
+        collate: makes one batch of a list of records, in shapes that do not depend on which these
+            are, since it may be given some of the rows (`TrainBatches.keep_rows`); called in the
+            reading threads.
         num_threads: threads that read ahead; the order does not depend on it. 0 makes each batch
             when it is asked for: faster where that costs less than handing it from thread to thread
             (about 0.1 ms), as with `lnjax.data.columns`.
@@ -99,18 +133,19 @@ def train_batches(
     def order(epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(num_records)
 
-    def load(number: int) -> Batch:
-        first, end = number * batch_size, (number + 1) * batch_size
-        records: list[Record] = []
+    def records(number: int, of_batch: range = range(batch_size)) -> list[int]:
+        first, end = number * batch_size + of_batch.start, number * batch_size + of_batch.stop
+        found: list[int] = []
         while first < end:  # a batch may lie in several epochs
             epoch, place = divmod(first, num_records)
-            rows = order(epoch)[place : place + end - first]
-            records += [source[row] for row in rows.tolist()]
-            first += len(rows)
-        return collate(records)
+            found += order(epoch)[place : place + end - first].tolist()
+            first = end - len(of_batch) + len(found)
+        return found
 
-    dataset = grain.MapDataset.range(sys.maxsize // batch_size).map(load)
-    return TrainBatches(dataset.to_iter_dataset(read_options(num_threads)))
+    def load(number: int, of_batch: range) -> Batch:
+        return collate([source[row] for row in records(number, of_batch)])
+
+    return TrainBatches(load, records, batch_size, num_threads)
 
 
 def eval_batches(
@@ -154,6 +189,15 @@ def fingerprint(prepared: "Prepared", *, seed: int, batch_size: int) -> dict[str
         "grain": importlib.metadata.version("grain"),
         "numpy": np.__version__,  # its generators may change between versions
     }
+
+
+def _number(state: Mapping[str, int]) -> int:
+    index = state.get("next_index")
+    if set(state) != _STATE_KEYS or type(index) is not int or index < 0:
+        raise ValueError(
+            f"state of the data pipeline {dict(state)!r}; expected {{'next_index': a number >= 0}}"
+        )
+    return index
 
 
 def _check(source: Sequence, batch_size: int) -> None:

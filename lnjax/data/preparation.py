@@ -17,23 +17,28 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from lnjax.data import source_files
 from lnjax.data.errors import DataError
 from lnjax.data.ordered_writing import in_order
+from lnjax.data.records import (
+    RECORD_FILE,
+    Records,
+    Split,
+    compare_digest,
+    damaged,
+    digest_of,
+    probe,
+)
 
 if TYPE_CHECKING:
     from lnjax.data.builder import Builder
 
-RECORD_FILE = "lnjax.json"  # beside the shards: digests and statistics
-_PIECE = 100  # records that are read at once
-_DIGEST_RULE = 1  # raise it when `_update_digest` changes; older files are then computed again
+_DIGEST_RULE = 2  # raise it when RECORD_FILE changes; older files are then computed again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,19 +120,10 @@ def check(
     if _is_prepared(builder):
         digests = _read_facts(builder).get("split_digests", {})
         for split in sorted(builder.info.splits):
-            records = _Records(builder, split)
-            _compare_digest(builder, split, records, digests.get(split))
+            records = Records(builder, split)
+            compare_digest(builder, split, records, digests.get(split))
             counts[split] = len(records)
     return counts
-
-
-def damaged(folder: str | os.PathLike, what: object) -> DataError:
-    """The error for prepared files that cannot be trusted."""
-    what = " ".join(str(what).split()) or type(what).__name__
-    return DataError(
-        f"{os.fspath(folder)}: the prepared data are damaged ({what}); "
-        "delete this folder and run again"
-    )
 
 
 def _source_dir(
@@ -235,100 +231,41 @@ def _quiet_tfds() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-class _Records(Sequence):
-    """The records of a split in file order, read when they are asked for, by any thread.
-
-    Arrays are read-only, texts are strings. Iterating holds `_PIECE` of them at a time.
-    """
-
-    def __init__(self, builder: "Builder", name: str):
-        self._folder, self._name = builder.data_path, name
-        with self._damage_told():
-            self._source = builder.as_data_source(name)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for first in range(0, len(self), _PIECE):
-            yield from self[first : first + _PIECE]
-
-    @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        if not isinstance(index, slice):
-            place = range(len(self))[index]
-            return self[place : place + 1][0]
-        with self._damage_told():
-            records = self._source.__getitems__(range(*index.indices(len(self))))
-        return [{field: _decoded(value) for field, value in record.items()} for record in records]
-
-    @contextlib.contextmanager
-    def _damage_told(self) -> Iterator[None]:
-        try:
-            yield
-        except (
-            Exception
-        ) as error:  # array_record raises whatever the damage makes it raise, and names no file
-            raise damaged(self._folder, f"split {self._name!r}: {error}") from error
-
-
-def _decoded(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    value = np.asarray(value)
-    value.setflags(write=False)
-    return value
-
-
-def _digest(records: Iterable[Mapping[str, Any]]) -> str:
-    """SHA-256 over the records: of each field, by name: name, dtype, shape, length, bytes."""
-    total = hashlib.sha256()
-    for record in records:
-        for field in sorted(record):
-            value = record[field]
-            if isinstance(value, str):
-                dtype, shape, content = "str", (), value.encode("utf-8")
-            else:
-                value = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
-                dtype, shape, content = value.dtype.str, value.shape, value.tobytes()
-            total.update(f"{field} {dtype} {shape} {len(content)}\n".encode())
-            total.update(content)
-    return total.hexdigest()
-
-
-def _compare_digest(
-    builder: "Builder", split: str, records: Sequence[Mapping[str, Any]], expected: str | None
-) -> None:
-    if expected is not None and _digest(records) != expected:
-        what = f"split {split!r} is not what {RECORD_FILE} says was written"
-        raise damaged(builder.data_path, what)
-
-
 def _read_facts(builder: "Builder") -> dict[str, Any]:
     """What `_write_facts` stored; {} if it is absent or from another rule."""
     path = Path(builder.data_path) / RECORD_FILE
     try:
+        if not os.path.lexists(path):
+            return {}
+        source_files.status_of(path)
         facts = json.loads(path.read_text(encoding="utf-8"))
-        return facts if facts["digest_rule"] == _DIGEST_RULE else {}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, LookupError, TypeError) as error:
+        if facts["digest_rule"] != _DIGEST_RULE:
+            return {}
+        if facts.pop("sha256") != _sum(facts):  # statistics scale the data: no digit may change
+            raise ValueError("its content is not what was written")
+        return facts
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(builder.data_path, f"{RECORD_FILE}: {error!r}") from error
+
+
+def _sum(facts: Mapping[str, Any]) -> str:
+    """SHA-256 of what is JSON."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _write_facts(builder: "Builder") -> dict[str, Any]:
     """Reads the prepared records back and stores their digests and the statistics beside them."""
     digests: dict[str, str] = {}
+    lengths: dict[str, int] = {}
+    probes: dict[str, str] = {}
     statistics: dict[str, Any] = {}
     splits = sorted(builder.info.splits)
     for name in splits:
-        records: Sequence[dict[str, Any]] = _Records(builder, name)
+        records: Sequence[dict[str, Any]] = Records(builder, name)
+        lengths[name], probes[name] = len(records), digest_of(probe(records))
         if builder.IN_MEMORY:
             records = list(records)
-        digests[name] = _digest(records)
+        digests[name] = digest_of(records)
         if name == "train":
             statistics = builder.statistics(records)
         del records  # before the next split is read
@@ -336,27 +273,32 @@ def _write_facts(builder: "Builder") -> dict[str, Any]:
         statistics = builder.statistics([])
     facts = {
         "digest_rule": _DIGEST_RULE,
-        "digest": hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest(),
+        "digest": _sum(digests),
         "split_digests": digests,
+        "split_lengths": lengths,
+        "probes": probes,
         "statistics": statistics,
     }
     path = Path(builder.data_path) / RECORD_FILE
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    written = json.dumps({**facts, "sha256": _sum(facts)}, indent=1) + "\n"
+    unfinished.write_text(written, encoding="utf-8")
     os.replace(unfinished, path)  # whole or not at all, also when several processes do this
     return facts
 
 
 def _open(builder: "Builder", config_name: str) -> Prepared:
     facts = _read_facts(builder) or _write_facts(builder)
-    digests = facts["split_digests"]
     splits: dict[str, Sequence[dict[str, Any]]] = {}
-    for name in digests:
+    for name, digest in facts["split_digests"].items():
+        number = facts["split_lengths"][name]
         if builder.IN_MEMORY:
-            number = builder.info.splits[name].num_examples
-            splits[name] = _Split(builder, name, number, digests[name])
+            splits[name] = Split(builder, name, number, digest)
         else:
-            splits[name] = _Records(builder, name)
+            splits[name] = records = Records(builder, name)
+            if len(records) != number:
+                raise damaged(builder.data_path, f"{len(records)} records in split {name!r}")
+            compare_digest(builder, name, probe(records), facts["probes"][name])
     return Prepared(
         name=builder.name,
         config=config_name,
@@ -365,29 +307,3 @@ def _open(builder: "Builder", config_name: str) -> Prepared:
         statistics=facts["statistics"],
         splits=splits,
     )
-
-
-class _Split(Sequence):
-    """A split that is read into memory when its first record is asked for; threads may share it."""
-
-    def __init__(self, builder: "Builder", name: str, length: int, digest: str):
-        self._builder, self._name, self._length, self._digest = builder, name, length, digest
-        self._records: list[dict[str, Any]] | None = None
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return self._length
-
-    @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        with self._lock:
-            if self._records is None:
-                records = list(_Records(self._builder, self._name))
-                _compare_digest(self._builder, self._name, records, self._digest)
-                self._records = records
-        return dict(self._records[index])

@@ -11,16 +11,24 @@ from pathlib import Path
 from lnjax.data import source_files
 from lnjax.data.errors import DataError
 
-_LIMIT = 1 << 28  # bytes; no set of sentences is as large
+_LIMIT = 1 << 24  # bytes; the largest set of sentences has 2 MB
+_MOST_LINES = 200_000  # the most that one has is 11,000
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 
 def read(path: Path) -> list[str]:
     """All lines of a file, stripped; what stands behind the last line feed is one if not empty.
 
-    Raises: DataError if the file cannot be read, is empty, is no text, or is in no encoding known.
+    Raises: DataError if the file cannot be read, is empty, is no text, or is in no encoding known,
+        or is many times larger than the published sets.
     """
-    content = source_files.read(path, _LIMIT)
+    content = source_files.read(path, _LIMIT + 1)
+    if len(content) > _LIMIT or (number := content.count(b"\n")) > _MOST_LINES:
+        what = f"over {_LIMIT} bytes" if len(content) > _LIMIT else f"{number} lines"
+        raise DataError(
+            f"{path}: {what}; expected the sentences of one set, a few thousand lines; download "
+            "this file again"
+        )
     if kind := source_files.looks_like(content):
         raise DataError(
             f"{path} line 1: begins with {content.lstrip()[:20]!r}{kind}; expected sentences, one "

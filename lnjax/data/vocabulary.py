@@ -62,12 +62,13 @@ class Vocabulary:
     words: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        for place, word in enumerate(self.words):
+        for place, word in enumerate(self.words):  # before `_ids`, which needs what can be a key
             if not isinstance(word, str) or not word:
                 raise ValueError(
                     f"word {place + FIRST_WORD} of the vocabulary is {word!r}; expected a string "
                     "of at least one character"
                 )
+        for place, word in enumerate(self.words):
             if self._ids[word] != place + FIRST_WORD:
                 raise ValueError(
                     f"{word!r} is word {place + FIRST_WORD} and word {self._ids[word]} of the "

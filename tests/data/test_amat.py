@@ -3,6 +3,7 @@
 import gzip
 import re
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -258,3 +259,14 @@ def test_full_size(tmp_path, monkeypatch):
     edit(folder.path("train"), 49_998 * amat.LINE + 6, b"9")
     with pytest.raises(DataError, match="line 49999: value 4 is '9'"):
         amat.read_folder(folder.base)
+
+
+def test_a_bomb_of_line_feeds(tmp_path):
+    """A packed file of 80 kB can have 78 million lines; they are counted, not cut out."""
+    content = b"\n" * (50_000 * amat.LINE)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="line 1: an empty line"):
+        amat.parse(tmp_path / "file", content, 50_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * len(content) + (32 << 20)

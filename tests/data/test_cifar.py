@@ -1,7 +1,9 @@
 """CIFAR-10's binary files, unpacked or in their archive: what is read, and all that is refused."""
 
+import gzip
 import re
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -275,3 +277,39 @@ def test_full_size(tmp_path, monkeypatch):
     counts = {split: len(of_split) for split, of_split in prepared.splits.items()}
     assert counts == cifar_binary.SPLITS
     assert np.array_equal(prepared.splits["validation"][-1]["image"], by_hand(records[-1:])[0])
+
+
+def packed(folder, content):
+    path = folder.base / cifar_binary.ARCHIVE
+    path.write_bytes(gzip.compress(content, 1))
+    return path
+
+
+def test_an_archive_that_is_a_bomb(refused, folder):
+    path = folder.archive()
+    path.write_bytes(path.read_bytes() + gzip.compress(bytes(1 << 24)) * 64)
+    start = time.monotonic()
+    assert "unpacks to more than twice" in refused(Cifar10, folder.base)
+    assert time.monotonic() - start < 5
+
+
+def test_a_long_name_is_not_read_into_memory(refused, folder):
+    folder.archive()
+    entry = tarfile.TarInfo("././@LongLink")
+    entry.type, entry.size = tarfile.GNUTYPE_LONGNAME, 1 << 33
+    packed(folder, entry.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 22))
+    assert "unpacks to more than twice" in refused(Cifar10, folder.base)
+
+
+def test_many_members(refused, folder):
+    folder.archive([(f"{FOLDER}/{number}", b"") for number in range(200)])
+    assert "over 100 members" in refused(Cifar10, folder.base)
+
+
+@pytest.mark.parametrize("size", [-1, -(1 << 40), 1 << 40])
+def test_sizes_in_the_head_of_a_member(refused, folder, size):
+    folder.archive()
+    entry = tarfile.TarInfo(f"{FOLDER}/{cifar_binary.TEST}")
+    entry.size = size
+    path = packed(folder, entry.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
+    assert str(path) in refused(Cifar10, folder.base)

@@ -193,12 +193,11 @@ def test_pickles_as_they_are_read(pickles, tmp_path):
 
 
 def test_pickles_of_python_2_are_read(tmp_path):
-    # As Python 2 wrote them: strings of bytes, `long` and `set` of its own builtins.
-    old = b"(lp0\n(dp1\nS'@entit\\xc3\\xa9'\np2\nI4\nsac__builtin__\nset\np3\n"
-    old += b"((lp4\nI1\natp5\nRp6\na."
+    # As Python 2 wrote them: strings of bytes, and `long`.
+    old = b"(lp0\n(dp1\nS'@entit\\xc3\\xa9'\np2\nI4\nsa(lp3\nL1L\naa."
     path = tmp_path / "old.pkl"
     path.write_bytes(old)
-    assert cnn_pickles.load(path) == [{"@entit\xc3\xa9": 4}, {1}]
+    assert cnn_pickles.load(path) == [{"@entit\xc3\xa9": 4}, [1]]
 
 
 class Evil:
@@ -255,3 +254,58 @@ def test_damaged_pickles_are_refused(pickles, refused):
     assert "empty" in refused(ClozeQuestions, pickles)
     path.unlink()
     assert "valid4_pass.pkl not found" in refused(ClozeQuestions, pickles)
+
+
+NESTED = b"".join(b"(h%ch%ct\x85q%c" % (n, n, n + 1) for n in range(40))
+HOSTILE = {
+    "a memo of 64 GB": (b"\x80\x02]r\xff\xff\xff\xff.", "slot 4294967295"),
+    "a memo of any size": (b"(lp99999999999\n.", "slot 99999999999"),
+    "a string of 8 EB": (b"\x80\x04\x8d" + (1 << 62).to_bytes(8, "little") + b"a.", "ends within"),
+    "a frame of 8 EB": (b"\x80\x04\x95" + (1 << 62).to_bytes(8, "little") + b"N.", "frame"),
+    "a key that is hashed for ever": (b"\x80\x02}K\x01q\x00" + NESTED + b"K\x01s.", "b't'"),
+    "a set": (b"\x80\x04\x8f(K\x01\x90.", "instruction b'\\x8f'"),
+    "an object": (b"(ios\nsystem\n.", "names os.system"),
+    "a call": (b"c__builtin__\nset\n((lp0\nI1\natR.", "names __builtin__.set"),
+    "a persistent object": (b"Pevil\n.", "instruction b'P'"),
+    "an extension": (b"\x82\x01.", "instruction b'\\x82'"),
+    "lists within each other": (pickle.dumps(LISTS := [[]], protocol=2), ""),
+}
+LISTS[0] = LISTS
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_pickles_that_cost_more_than_their_size(pickles, refused, kind):
+    content, told = HOSTILE[kind]
+    (pickles / "train4_pass.pkl").write_bytes(content)
+    message = refused(ClozeQuestions, pickles)
+    assert "train4_pass.pkl" in message and told in message, message
+
+
+def test_rows_that_share_what_they_hold_are_told_shortly(pickles, refused):
+    row = []
+    for _ in range(60):
+        row = [row, row]  # written out: 2^60 brackets
+    (pickles / "dict.pkl").write_bytes(pickle.dumps({"a": row}, protocol=2))
+    assert len(refused(ClozeQuestions, pickles)) < 1000
+
+
+@pytest.mark.parametrize("protocol", range(5))
+def test_plain_values_of_every_protocol(tmp_path, protocol):
+    words = ["caf\u00e9", "it's", "a\nb", "x" * 300, "y" * 70_000, ""]
+    numbers = [0, -1, 255, 256, 70_000, -(1 << 31), 1 << 31, 1 << 70, -(1 << 70), 1.5, 1e300]
+    values = [{word: n for n, word in enumerate(words)}, numbers, words, words, [None, True, False]]
+    path = tmp_path / "plain.pkl"
+    path.write_bytes(pickle.dumps(values * 3, protocol=protocol))
+    assert cnn_pickles.load(path) == values * 3
+
+
+def test_a_question_larger_than_any(tree, refused):
+    path = tree.edit(3, "a " * (1 << 20))
+    assert f"{path} byte {1 << 20}: the file has" in refused(ClozeQuestions, tree.base)
+
+
+def test_a_question_that_is_no_file(tree, refused):
+    path = tree.path("training/tr0")
+    path.unlink()
+    os.mkfifo(path)
+    assert f"{path}: a device or pipe" in refused(ClozeQuestions, tree.base)

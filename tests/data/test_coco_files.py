@@ -1,5 +1,6 @@
 """COCO captions and features: both layouts, the json, every refusal, memory that is bounded."""
 
+import gzip
 import os
 import tracemalloc
 import zlib
@@ -303,3 +304,46 @@ def test_ids_by_captions():
     other = karpathy_json.Image("3", ("c",))
     ids = karpathy_json.ids_by_captions({"train": [one, other], "test": [two]})
     assert ids == {("a", "b"): None, ("c",): "3"}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (4, 4096",  # TokenError
+        b"(" * 9000,  # deeper than Python reads
+        b"{'descr': [('a', 'O')], 'fortran_order': False, 'shape': (4, 4096)}",
+        b"{'descr': '|O', 'fortran_order': False, 'shape': (4, 4096)}",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4096)}",
+        b"__import__('os').system('touch executed')",
+    ],
+)
+def test_heads_of_arrays(tmp_path, refused, header):
+    folder = CocoFolder(tmp_path / "coco")
+    path = folder.npy("test")
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    path.write_bytes(content + path.read_bytes()[128:])
+    assert str(path) in refused(CaptionedImages, folder.base)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"images": ' + "[" * 100_000,
+        '{"images": null}',
+        '{"images": {"a": 1}}',
+        '{"images": 3}',
+        '{"images": [{"split": ["train"], "cocoid": 1, "sentences": []}]}',
+        '{"images": [{"split": "train", "cocoid": {"a": 1}, "sentences": []}]}',
+        '{"images": [{"split": "train", "cocoid": 1, "sentences": [{"tokens": "a dog"}]}]}',
+    ],
+)
+def test_json_of_other_types(tmp_path, refused, content):
+    folder = CocoFolder(tmp_path / "coco")
+    assert "dataset_coco.json" in (path := str(folder.write_json(content=content)))
+    assert path in refused(CaptionedImages, folder.base)
+
+
+def test_captions_that_are_a_bomb(tmp_path, refused):
+    folder = CocoFolder(tmp_path / "coco")
+    path = folder.write_captions("train", gzip.compress(b"a\n" * (1 << 20)) * 3)
+    assert f"{path}: more than" in refused(CaptionedImages, folder.base)

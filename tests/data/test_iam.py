@@ -1,6 +1,8 @@
 """IAM-OnDB: what is read from a tree in the database's own form, and everything that is refused."""
 
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -346,3 +348,27 @@ def test_points_of_a_large_file_keep_their_line_numbers(tmp_path, pen_xml):
     edit(path, 'x="8000"', 'x="?"')
     with pytest.raises(DataError, match=f"line {11 + 8000}: "):
         read_points(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-7", "shift_jis", "hex", "idna", "nobody"])
+def test_encodings_that_expat_does_not_read(refused, xml, encoding):
+    edit(xml, 'encoding="ISO-8859-1"', f'encoding="{encoding}"')
+    assert str(xml) in refused()
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("nothing"), Path.mkdir, os.mkfifo])
+def test_a_line_that_is_no_file(refused, xml, make):
+    xml.unlink()
+    make(xml)
+    assert str(xml) in refused()
+
+
+def test_a_file_larger_than_any(refused, xml):
+    with xml.open("r+b") as file:
+        file.truncate(1 << 25)
+    assert f"{xml} byte {1 << 24}: the file has" in refused()
+
+
+def test_a_form_id_longer_than_names_of_files(refused, iam):
+    edit(iam.base / "trainset.txt", "a01-000u", "a01-" + "0" * 5000)
+    assert "trainset.txt line 1" in (message := refused()) and len(message) < 500

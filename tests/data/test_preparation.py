@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lnjax.data import DataError, cache_dir, preparation, prepare
+from lnjax.data import DataError, cache_dir, prepare
+from lnjax.data import records as records_module
 from lnjax.data.preparation import RECORD_FILE, check
 
 HERE = Path(__file__).parent
@@ -87,6 +88,7 @@ def test_digest_is_of_the_records(toy, toy_data, tmp_path, monkeypatch):
     assert other.digest != prepared.digest
 
 
+@pytest.mark.slow
 def test_three_processes_at_once(tmp_path):
     code = (
         "import sys, toy_numbers, lnjax.data as d\n"
@@ -286,6 +288,60 @@ def test_imports(tmp_path):
 def test_a_split_is_read_in_pieces(toy, toy_data, monkeypatch):
     whole, cache = toy_data
     expected = records(whole)
-    monkeypatch.setattr(preparation, "_PIECE", 5)
+    monkeypatch.setattr(records_module, "_PIECE", 5)
     pieces = prepare(toy.ToyNumbers, "embedded", cache=cache)
     assert records(pieces) == expected and pieces.digest == whole.digest
+
+
+@pytest.fixture(params=[True, False], ids=["in memory", "on disk"])
+def either(toy, toy_data, request, monkeypatch):
+    """A prepared set that is read as a whole, or record by record."""
+    monkeypatch.setattr(toy.ToyNumbers, "IN_MEMORY", request.param)
+    return toy_data
+
+
+def test_statistics_are_covered_by_a_sum(toy, either):
+    prepared, cache = either
+    (file,) = cache.rglob(RECORD_FILE)
+    total = f'"total": {prepared.statistics["total"]}'
+    text = file.read_text()
+    assert total in text
+    file.write_text(text.replace(total, '"total": 1.0'))
+    assert_damaged(toy, cache)
+
+
+def test_exchanged_shards_are_refused(toy, either):
+    _, cache = either
+    test, train = shards(cache)
+    content = train.read_bytes()
+    train.write_bytes(test.read_bytes())
+    test.write_bytes(content)
+    assert_damaged(toy, cache)
+
+
+@pytest.mark.parametrize("name", ["lnjax.json", "dataset_info.json", "*test.array_record*"])
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to(path.name), Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_damage(toy, either, name, make):
+    _, cache = either
+    (file,) = (cache / "toy_numbers" / "embedded" / "1.0.0").glob(name)
+    file.unlink()
+    make(file)
+    assert_damaged(toy, cache)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"digest_rule": 2}', "[" * 100_000])
+def test_facts_of_another_form(toy, either, text):
+    _, cache = either
+    (file,) = cache.rglob(RECORD_FILE)
+    file.write_text(text)
+    assert_damaged(toy, cache)
+
+
+def test_a_split_of_negative_length(toy, either):
+    prepared, cache = either
+    file = next(cache.rglob("dataset_info.json"))
+    file.write_text(re.sub(r'"12"', '"-12"', file.read_text()))
+    try:
+        assert records(prepare(toy.ToyNumbers, "embedded", cache=cache)) == records(prepared)
+    except DataError as error:
+        assert "delete this folder" in str(error)

@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 from lnjax.data import __main__ as command
-from lnjax.data import books, preparation, prepare, scripture_sentences
+from lnjax.data import books, prepare, records, scripture_sentences
 from lnjax.data.ordered_writing import RecordsInOrder
 from lnjax.data.sentences import Sentences
 
@@ -85,7 +85,7 @@ def test_records_are_read_when_they_are_asked_for(corpus, tmp_path):
     """Splits that do not fit into memory: the pieces are not kept, any order gives the same."""
     prepared = prepare(Sentences, "real", manual_dir=corpus.base, cache=tmp_path / "cache")
     train = prepared.splits["train"]
-    assert isinstance(train, preparation._Records)
+    assert isinstance(train, records.Records)
     each = list(train)
     assert [train[i] for i in reversed(range(len(train)))] == each[::-1]
     assert train[2:5] == each[2:5] and train[-1] == each[-1]

@@ -1,5 +1,6 @@
 """SICK, MR, CR, SUBJ, MPQA: what is read of all editions, and everything that is refused."""
 
+import gzip
 import shutil
 
 import numpy as np
@@ -232,3 +233,11 @@ def test_no_set_and_no_folder(refused, tmp_path):
     assert "SICK_train.txt" in refused(Senteval, None)
     with pytest.raises(ValueError, match="no set of sentences"):
         find_files(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("line", [b"a sentence\n", b"a"])
+def test_a_packed_bomb(refused, folder, line):
+    path = folder.path("cr", "positive")
+    path.write_bytes(gzip.compress(line * ((1 << 22) // len(line))) * 6)
+    assert str(path) in (message := refused(Senteval, folder.base)), message
+    assert "expected the sentences of one set" in message

@@ -1,12 +1,14 @@
 """What all readers of files share: a limit, packed files, files that cannot be read."""
 
 import gzip
+import os
 import re
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from lnjax.data import source_files
+from lnjax.data import DataError, source_files
 from lnjax.data.binarized_mnist import BinarizedMnist
 from lnjax.data.cifar10 import Cifar10
 from lnjax.data.digits import Digits
@@ -44,3 +46,39 @@ def test_file_that_cannot_be_read(
     monkeypatch.setattr(gzip, "open", forbidden)
     message = refused(builder_class, folder.base)
     assert re.search(re.escape(str(folder.base)) + r".*Permission denied\); ", message)
+
+
+KINDS = {
+    "a folder": (Path.mkdir, "a folder; expected a file"),
+    "a pipe": (os.mkfifo, "a device or pipe; expected a file"),
+    "an endless device": (lambda path: path.symlink_to("/dev/zero"), "a device or pipe"),
+    "a link to itself": (lambda path: path.symlink_to(path.name), "Too many levels"),
+    "a link to nothing": (lambda path: path.symlink_to("nothing"), "No such file"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_file_is_refused_unread(tmp_path, kind):
+    make, told = KINDS[kind]
+    path = tmp_path / "file"
+    make(path)
+    for read in (
+        lambda: source_files.read(path, 10),
+        lambda: source_files.key(tmp_path, [path]),
+        lambda: source_files.refuse_larger(path, 10),
+    ):
+        with pytest.raises(DataError, match=f"{re.escape(str(path))}.*{told}"):
+            read()
+
+
+def test_a_bomb_takes_no_more_than_the_limit(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(gzip.compress(bytes(1 << 24)) * 8)
+    assert path.stat().st_size < 1 << 18
+    tracemalloc.start()
+    assert source_files.read(path, 1 << 22) == bytes(1 << 22)
+    peak = tracemalloc.get_traced_memory()[1]
+    source_files.read(path, 1 << 40)  # as much as there is, not as much as is allowed
+    assert tracemalloc.get_traced_memory()[1] < 300 << 20
+    tracemalloc.stop()
+    assert peak < 12 << 20

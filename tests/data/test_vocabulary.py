@@ -101,3 +101,9 @@ def test_bad_limits_are_refused(options):
 def test_tokenize(text, tokens):
     assert tokenize(text) == tokens
     assert tokenize(" ".join(tokens)) == tokens  # a tokenized text is left as it is
+
+
+@pytest.mark.parametrize("word", [{"a": 1}, ["a"], None, 3])
+def test_what_cannot_be_a_key_is_refused_as_a_word(word):
+    with pytest.raises(ValueError, match="word 3 of the vocabulary is"):
+        Vocabulary.from_json(["a", word])

@@ -1,6 +1,7 @@
 """The relatedness of pairs: targets, features, the fit against a NumPy loop, correlations."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -177,3 +178,12 @@ def test_correlations_by_hand():
     assert relatedness.pearson([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
     assert relatedness.pearson([1, 2, 3], [2, 2, 2]) == relatedness.pearson([0, 0], [1, 2]) == 0
     assert relatedness.spearman([0.3, 0.3, 0.3], [1, 2, 3]) == 0
+
+
+def test_quick_ends_where_the_trial_part_gets_better_for_ever(monkeypatch):
+    found = itertools.count()
+    monkeypatch.setattr(relatedness, "pearson", lambda *_: float(next(found)))
+    features, scores = np.ones((4, 2)), np.arange(1.0, 5.0)
+    protocol = PROTOCOLS["quick"]
+    fit(features, scores, features, scores, protocol=protocol)
+    assert next(found) * protocol.block == protocol.max_epochs + protocol.block

@@ -9,17 +9,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# One colour per norm in every figure of the project, from the palette of Okabe and Ito (2008),
-# which people with any kind of colour vision can tell apart.
-COLOURS = {
-    "layer": "#0072b2",
-    "rms": "#009e73",
-    "batch": "#d55e00",
-    "weight": "#cc79a7",
-    "group": "#56b4e9",
-    "instance": "#e69f00",
-    None: "#555555",
-}
+from lnjax.palette import NORMS
+
+COLOURS = {**NORMS, None: NORMS["none"]}
 
 
 def canvas(rows: int = 1, columns: int = 1, *, width: float = 4.0, height: float = 3.0) -> Any:
