@@ -27,6 +27,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 import tasks
+from lnjax.terminal import printable
 from lnjax.training import trained, workdir
 from lnjax.training.checkpoint import CheckpointError
 from lnjax.training.command import EXIT_REFUSED, flags_parser, keep_compiled, tell
@@ -155,7 +156,7 @@ def main(_: list[str]) -> int:
     except (CheckpointError, ValueError) as error:
         tell(f"error: {error}")
         return EXIT_REFUSED
-    print(f"{out} (step {step} of {_WORKDIR.value})")
+    print(printable(f"{out} (step {step} of {_WORKDIR.value})"))
     return 0
 
 

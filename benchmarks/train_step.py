@@ -30,9 +30,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # tasks and configs are not 
 
 import tasks
 from lnjax.training import metrics
-from lnjax.training.mesh import make_mesh, place_batch, place_state
+from lnjax.training.mesh import make_mesh, make_state, place_batch, plan_state
 from lnjax.training.optimizer import make_optimizer
-from lnjax.training.state import init_state
 from lnjax.training.step import train_step, train_steps
 
 # What is varied of each task, one key at a time: the batch, the length, and what else matters.
@@ -69,13 +68,14 @@ class Arm:
         module = tasks.load(config.task)
         data = module.make_data(config)
         self.task, self.tx = module.make_task(config, data.spec), make_optimizer(config)
-        self.mesh, self.data = make_mesh(config.mesh.data), data.train
+        self.mesh, self.data = make_mesh(config.mesh.data, config.mesh.model), data.train
         self.per_call = config.steps_per_call
         self.calls = max(1, steps // self.per_call)
         self.rng = jax.random.key(config.seed)
         first = place_batch(next(self.data), self.mesh)
-        state = init_state(self.rng, first, task=self.task, tx=self.tx)
-        self.state = place_state(state, self.mesh)
+        same = {"task": self.task, "tx": self.tx}
+        plan = plan_state(first, **same, mesh=self.mesh, rule=config.mesh.shard)
+        self.state = make_state(self.rng, first, **same, plan=plan)
         self.waits: list[float] = []  # seconds of a step, a turn each
         self.dispatches: list[float] = []
         self.sums = None

@@ -30,8 +30,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.mixture_components = 8
     config.points_per_letter = 12.0  # the pace at which the window starts to move
     config.sigma_floor = 0.02  # added to the deviations, in units of the normalized offsets
-    config.max_points = 224  # of longer lines the first points are taken
-    config.max_letters = 20  # of longer texts the first letters are read
+    config.max_points = 224  # of longer lines the first points are taken; 0: no line is cut
+    config.max_letters = 20  # of longer texts the first letters are read; 0: no text is cut
+    config.chunk = 0  # store the state every so many points, compute the rest again; 0: store all
+    config.bptt = 0  # train on segments of so many points, the state carried on; 0: on whole lines
     config.eval_split = "validation"
 
     if variant == "paper":

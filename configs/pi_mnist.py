@@ -4,14 +4,15 @@ python train.py --config=configs/pi_mnist.py                                    
 python train.py --config=configs/pi_mnist.py:small_batch                        (86 s)
 python train.py --config=configs/pi_mnist.py:small_batch --config.norm=batch    (68 s)
 python train.py --config=configs/pi_mnist.py:paper --config.data_dir=<folder of the idx files>
-python benchmarks/seeds.py --arms="norm=layer;norm=batch"                       (the table)
+python compare.py --config=configs/pi_mnist.py:small_batch --config.num_steps=3000 \
+    --arms=norm:layer,batch,none                                               (the table)
 
 Fig. 6 shows the training NLL and the test error over 60 epochs at batches of 128 and of 4: layer
 norm ahead of batch norm at both, and batch norm hurt by the small batch. It prints no number.
 
-Measured on digits/embedded (4,000 of MNIST's images to train on), two cores of an AMD EPYC, with
-`benchmarks/seeds.py`: train/nll of the last epoch, the mean over seeds 0 to 4; and in brackets the
-mean of layer norm minus that arm, seed by seed, with its standard error.
+Measured on digits/embedded (4,000 of MNIST's images to train on), two cores of an AMD EPYC:
+train/nll of the last epoch, the mean over seeds 0 to 4; and in brackets the mean of layer norm
+minus that arm, seed by seed, with its standard error.
 
     norm                               batch 4, 3 epochs        batch 128, 10 epochs
     layer                              0.157                    0.00082

@@ -149,6 +149,7 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> ConvNetTask:
 
 def make_data(config: Any) -> TaskData:
     """Prepares the images (once per machine); validation is "eval", and there is "test"."""
+    check_dtype(config)
     # Here, not at the head: a trained network needs no data set and no reader.
     from lnjax.data import image_batches, preparation
     from lnjax.data.cifar10 import Cifar10

@@ -151,6 +151,7 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> PiMnistTask:
 
 def make_data(config: Any) -> TaskData:
     """Prepares the digits (once per machine); validation is "eval", and there is "test"."""
+    check_dtype(config)
     # Here, not at the head: a trained network needs no data set and no reader.
     from lnjax.data import image_batches, preparation
     from lnjax.data.digits import Digits

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from tests.trees import assert_equal
 
@@ -45,6 +46,14 @@ def share_caches(tmp_path_factory, monkeypatch) -> None:
     monkeypatch.setenv("LNJAX_DATA_DIR", str(data_cache(tmp_path_factory)))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(base / "compiled"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def caches(tmp_path_factory):
+    """`share_caches` for every test of a module that imports this."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        share_caches(tmp_path_factory, monkeypatch)
+        yield
 
 
 def run(command: Sequence[object], *, path: Sequence[Path] = (), **env: str):
@@ -98,6 +107,22 @@ def assert_goes_on(batches) -> None:
         for batch in expected[:2]
     )
     assert one != other
+
+
+def rows(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl without `seconds`, the only thing that may differ."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {name: value for name, value in json.loads(line).items() if name != "seconds"}
+        for line in lines
+    ]
+
+
+def steps(folder: Path) -> list[int]:
+    """The whole checkpoints of a run, oldest first."""
+    found = (folder / "checkpoints").glob("*.sha256")  # of damaged steps too, set aside
+    whole = [path.stem for path in found if path.with_suffix("").is_dir()]
+    return sorted(int(stem) for stem in whole if stem.isdecimal())
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int] | None]:

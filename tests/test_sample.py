@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests import runs
+from tests.runs import caches as caches
 
 # sample.py for each of the lists of arguments in argv[1], as by separate processes.
 SEVERAL = """
@@ -24,13 +25,6 @@ for arguments in json.loads(sys.argv[1]):
 print(json.dumps(told))
 """
 TEXT = "ab Cd."
-
-
-@pytest.fixture(scope="module", autouse=True)
-def caches(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        runs.share_caches(tmp_path_factory, monkeypatch)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +159,7 @@ def test_refusals(written, folder, name, parts):
 
 
 @pytest.mark.parametrize("wrong", ["--txt=a", "a line without its flag"])
+@pytest.mark.some(1)
 def test_wrong_arguments_of_a_process(wrong, tmp_path):
     """Exit codes: 2 for wrong input, told in one line."""
     done = runs.run(["sample.py", wrong, f"--out={tmp_path / 'a.svg'}"])

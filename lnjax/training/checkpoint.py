@@ -13,13 +13,15 @@ is killed at any moment therefore leaves whole steps and `.incomplete` folders, 
 """
 
 import concurrent.futures
+import contextlib
 import itertools
 import json
 import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +33,10 @@ from lnjax.typing import PyTree
 
 _INCOMPLETE = ".incomplete"
 _SUMS = ".sha256"
+# Bytes that any checkpoint may unpack to, and how many times its size a large one may: parameters
+# and moments are numbers of which some bytes at least do not repeat.
+_SMALL, _MOST_PACKED = 1 << 28, 200
+_LATE_SECONDS = 2.0  # for the files of failed saves at the end; what is later, the next save clears
 
 
 class CheckpointError(RuntimeError):
@@ -49,36 +55,57 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run: asynchronous saves, verified restores.
 
-    A context manager; leaving it waits for the last save. One process writes to a directory.
+    A context manager; leaving it waits for the last save. One process writes to a directory: of
+    several jax processes the first, see `shared`.
 
     Args:
         directory: holds the steps; created unless `read_only`.
         keep: how many steps to keep. Older ones are deleted once a newer one is complete.
         read_only: only look: nothing is created, moved or deleted, and `save` is an error. Works on
             a folder without write permission.
+        on_failure: called at once with one line about each save that fails, from whichever thread
+            notices; later saves are tried as if nothing had been, and only `wait` and `close` raise
+            if it was the last one. None: the next `save` raises too.
 
     Raises:
-        ValueError: `keep` is less than 1; several jax processes, which are not coordinated here.
+        ValueError: `keep` is less than 1; this is not the first of several jax processes.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int = 3, read_only: bool = False):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int = 3,
+        read_only: bool = False,
+        on_failure: Callable[[str], None] | None = None,
+    ):
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
-        if jax.process_count() > 1:
-            raise ValueError("checkpoints are written by one jax process, not by several")
+        if jax.process_index() != 0:
+            raise ValueError(
+                f"checkpoints are written by the first jax process, and this is number"
+                f" {jax.process_index()} (from 0) of {jax.process_count()}"
+            )
         self.directory = pathlib.Path(directory).absolute()
         self.keep = keep
         self.read_only = read_only
+        self._on_failure = on_failure
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
         # Where orbax refuses a tree, threads that wait for folders would keep the process alive.
         now = ocp.options.AsyncOptions(create_directories_asynchronously=False)
-        items = ocp.CompositeOptions(async_options=now)
+        # orbax would wait for the other processes.
+        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+        items = ocp.CompositeOptions(async_options=now, multiprocessing_options=alone)
         self._orbax = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(composite_options=items), async_options=now
+            ocp.CompositeCheckpointHandler(composite_options=items),
+            async_options=now,
+            multiprocessing_options=alone,
         )
         self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: tuple[int, concurrent.futures.Future] | None = None
+        self._failure: CheckpointError | None = None  # of the last save, not yet raised
+        self._gave_up = False  # one of the saves
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -106,12 +133,15 @@ class Checkpoints:
             info: JSON (position of the data, fingerprint, config, ...); NaN is not JSON.
 
         Raises:
-            CheckpointError: this save or the one before failed; the step exists; `read_only`.
+            CheckpointError: this save or the one before failed, unless there is an `on_failure`;
+                the step exists; `read_only`.
             TypeError, ValueError: `info` is no JSON.
         """
         if self.read_only:
             raise CheckpointError(f"{self.directory} was opened to be read only")
-        self.wait()
+        failure = self._settled()
+        if failure is not None and self._on_failure is None:
+            raise failure
         if step in self._present():
             raise CheckpointError(f"step {step} is already in {self.directory}; not overwritten")
         # Text now: the caller may change info while the background thread writes.
@@ -121,8 +151,12 @@ class Checkpoints:
             self._clear_incomplete()
             self._orbax.save(self._path(step, _INCOMPLETE), args=ocp.args.Composite(**items))
         except Exception as error:
-            raise self._failed(step, error) from error
-        self._saving = step, self._background.submit(self._finish, step)
+            self._failure = self._failed(step, error)
+            if self._on_failure is None:
+                self.wait()
+            self._give_up(step, error)
+        else:
+            self._saving = step, self._background.submit(self._finish, step)
 
     def restore(self, like: PyTree, step: int | None = None) -> Restored | None:
         """Reads the newest step whose every file is as it was written.
@@ -171,13 +205,9 @@ class Checkpoints:
         Raises:
             CheckpointError: it failed. Said once; training can go on and save again.
         """
-        if self._saving is None:
-            return
-        step, future = self._saving
-        error = future.exception()  # a KeyboardInterrupt in here leaves the save on record
-        self._saving = None
-        if error is not None:
-            raise self._failed(step, error) from error
+        failure = self._settled()
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
         """Waits for the last save, raising its error, and ends the background threads."""
@@ -186,6 +216,8 @@ class Checkpoints:
         finally:
             self._background.shutdown()
             self._orbax.close()
+            if self._gave_up:
+                self._clear_late_files()
 
     def _path(self, step: int, suffix: str = "") -> pathlib.Path:
         return self.directory / f"{step}{suffix}"
@@ -198,8 +230,35 @@ class Checkpoints:
         half = {stem for stem in stems if stem not in names and stem + _INCOMPLETE in names}
         return sorted(int(stem) for stem in stems - half if stem.isdecimal())
 
+    def _settled(self) -> CheckpointError | None:
+        """Waits for the last save; why it failed, said once."""
+        if self._saving is not None:
+            step, future = self._saving
+            error = future.exception()  # a KeyboardInterrupt in here leaves the save on record
+            self._saving = None
+            self._failure = None if error is None else self._failed(step, error)
+        failure, self._failure = self._failure, None
+        return failure
+
     def _finish(self, step: int) -> None:
-        """Background: makes what orbax has written a step, then deletes what it supersedes."""
+        """Background: `_complete`, or says why not."""
+        try:
+            self._complete(step)
+        except Exception as error:
+            self._give_up(step, error)
+            raise
+
+    def _give_up(self, step: int, error: Exception) -> None:
+        """Makes room on the disk, which may be full of this save's own files, and tells."""
+        self._gave_up = True
+        with contextlib.suppress(OSError):
+            self._clear_incomplete()
+        if self._on_failure is not None:
+            told = " ".join(str(self._failed(step, error)).split())
+            self._on_failure(f"{told}; the run goes on, and tries again at its next checkpoint")
+
+    def _complete(self, step: int) -> None:
+        """Makes what orbax has written a step, then deletes what it supersedes."""
         self._orbax.wait_until_finished()
         manifest.write_sums(self._path(step, _INCOMPLETE), self._path(step, _SUMS), str(step))
         os.rename(self._path(step, _INCOMPLETE), self._path(step))
@@ -220,6 +279,15 @@ class Checkpoints:
         for path in self.directory.glob(f"[0-9]*{_SUMS}.tmp"):
             path.unlink()
 
+    def _clear_late_files(self) -> None:
+        """Deletes what TensorStore's threads still write of a save that orbax has given up."""
+        quiet, deadline = 0, time.monotonic() + _LATE_SECONDS
+        while quiet < 3 and time.monotonic() < deadline:
+            quiet = 0 if any(self.directory.glob(f"[0-9]*{_INCOMPLETE}*")) else quiet + 1
+            with contextlib.suppress(OSError):  # a folder that is not empty any more
+                self._clear_incomplete()
+            time.sleep(0.02)
+
     def _set_aside(self, step: int) -> str:
         """Moves a refused step out of the way; nothing is deleted. Returns the new name."""
         numbers = (f".damaged-{number}" for number in itertools.count(1))
@@ -230,6 +298,22 @@ class Checkpoints:
         return f"{step}{aside}"
 
     def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict]:
+        """The arrays and the info of one step.
+
+        The sums say that its files are as they were written, not who wrote them: whatever orbax
+        makes of them is told as one error, and no array is made that they could not fill.
+        """
+        try:
+            return self._read_trusting(step, like)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+            raise CheckpointError(
+                f"step {step} in {self.directory} is no checkpoint of lnjax ({what})"
+            ) from error
+
+    def _read_trusting(self, step: int, like: PyTree) -> tuple[PyTree, dict]:
         info = ocp.args.Composite(info=ocp.args.JsonRestore())
         record = self._orbax.restore(self._path(step), args=info)["info"]
         if changes := _changes(record["leaves"], _leaves(like)):
@@ -237,13 +321,25 @@ class Checkpoints:
                 "\n  ".join((f"step {step} in {self.directory} has other leaves:", *changes))
                 + "\nUse the config that the run was started with."
             )
+        arrays = [leaf for leaf in jax.tree.leaves(like) if hasattr(leaf, "dtype")]
+        claimed = sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
+        found = sum(path.stat().st_size for path in self._path(step).rglob("*"))
+        if claimed > max(_SMALL, _MOST_PACKED * found):
+            raise CheckpointError(
+                f"step {step} in {self.directory} has {found} bytes, and the config makes arrays of"
+                f" {claimed}; use the config that the run was started with"
+            )
         state = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_target, like)))
         tree = self._orbax.restore(self._path(step), args=state)["state"]
+        if changes := _changes(_leaves(like), _leaves(tree)):  # the metadata of the arrays lie
+            raise CheckpointError(f"step {step} in {self.directory}: {'; '.join(changes)}")
         return jax.tree.map(_owned, tree), record["info"]
 
     def _failed(self, step: int, error: BaseException) -> CheckpointError:
         what = f"{type(error).__name__}: {error}"
-        return CheckpointError(f"saving step {step} in {self.directory} failed: {what}")
+        failure = CheckpointError(f"saving step {step} in {self.directory} failed: {what}")
+        failure.__cause__ = error
+        return failure
 
 
 def refuse_changed_data(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

@@ -11,13 +11,18 @@ from pathlib import Path
 import jax
 from absl import flags
 
+from lnjax.terminal import printable
+
 EXIT_REFUSED = 2
 """Wrong input (flags, config, data, checkpoint): told in one line, nothing was done."""
 
 
 def tell(line: str) -> None:
-    """Prints to standard error, which is where everything goes that is no result."""
-    print(line, file=sys.stderr, flush=True)
+    """Prints to standard error, which is where everything goes that is no result.
+
+    What a terminal would act on is shown as `printable` shows it: names of files are among it.
+    """
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def keep_compiled() -> None:

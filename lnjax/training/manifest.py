@@ -7,10 +7,12 @@ import os
 import pathlib
 import platform
 import shlex
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
 from importlib import metadata
+from typing import Any
 
 import jax
 
@@ -26,6 +28,7 @@ _DISTRIBUTIONS = (
     "tensorflow-datasets",
     "numpy",
 )
+_LARGEST_JSON = 1 << 28  # bytes; a vocabulary of 200,000 words has 3 million
 
 
 def run_manifest(seed: int, extra: Mapping[str, object] | None = None) -> dict:
@@ -38,7 +41,7 @@ def run_manifest(seed: int, extra: Mapping[str, object] | None = None) -> dict:
     Returns:
         `seed`, `git` (`{"commit", "dirty"}`, or None outside a checkout), `versions` (None for what
         is not installed), `python`, `platform`, `backend`, `device_kind`, `device_count`,
-        `xla_flags`, `command`, `start_time` (UTC, ISO 8601), then `extra`.
+        `process_count`, `xla_flags`, `command`, `start_time` (UTC, ISO 8601), then `extra`.
 
     Raises:
         ValueError: a name in `extra` is one of those above.
@@ -53,6 +56,7 @@ def run_manifest(seed: int, extra: Mapping[str, object] | None = None) -> dict:
         "backend": jax.default_backend(),
         "device_kind": devices[0].device_kind,
         "device_count": len(devices),
+        "process_count": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "command": shlex.join(sys.orig_argv),
         "start_time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -88,6 +92,39 @@ def write_json(path: str | os.PathLike, obj: object) -> None:
         ValueError: `obj` holds a NaN or an infinity, which JSON does not have.
     """
     write_text(path, json.dumps(obj, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike, cure: str = "restore it from a copy") -> dict:
+    """The object that `write_json` wrote to `path`.
+
+    Args:
+        path: the file.
+        cure: what a user can do if it is damaged.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: there is something else than a file of one JSON object: one line with the path.
+    """
+    path = pathlib.Path(path)
+    status = path.stat() if not path.is_symlink() or path.exists() else path.lstat()
+    try:
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is no file")  # a device or a pipe may never end
+        if status.st_size > _LARGEST_JSON:
+            raise ValueError(f"it has {status.st_size} bytes")
+        found = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_without_repeats)
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds no object but {type(found).__name__}")
+        json.dumps(found, allow_nan=False)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {cure}") from None
+    return found
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict:
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -131,15 +168,22 @@ def sums_problem(folder: pathlib.Path, sums: pathlib.Path) -> str | None:
     """`file: what is wrong` for the first file of `folder` that `sums` does not vouch for, or None.
 
     `sums` was written by `write_sums` with `name=folder.name`. A file that is listed and missing,
-    or there and not listed, is wrong too.
+    or there and not listed, is wrong too; so is what is no plain file, such as a link out of
+    `folder`, behind which other content can come at any time, or a device that never ends.
     """
     if not folder.is_dir():
         return f"{folder.name}: the folder is missing"
     if not sums.is_file():
         return f"{sums.name}: missing, so the folder may be half-written"
+    if odd := _no_plain_file(folder):
+        return f"{odd}: a link, device or pipe, which no checkpoint has"
     listed = {}
     try:
-        for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
+        # As bytes, and by this one character: a line feed damaged to a vertical tab ends no line.
+        *lines, rest = sums.read_bytes().decode(errors="replace").split("\n")
+        if rest or not lines:
+            return f"{sums.name}: damaged, its last line is cut off"
+        for line in lines:
             digest, separator, name = line.partition(f"  {folder.name}/")
             if not separator:
                 return f"{sums.name}: damaged, no list of sums: {line[:80]!r}"
@@ -154,6 +198,20 @@ def sums_problem(folder: pathlib.Path, sums: pathlib.Path) -> str | None:
             return f"{folder.name}/{name}: not in {sums.name}"
         if listed[name] != actual[name]:
             return f"{folder.name}/{name}: changed since it was written (SHA-256 differs)"
+    return None
+
+
+def _no_plain_file(folder: pathlib.Path) -> str | None:
+    """The first entry below `folder`, or itself, that is neither a folder nor a plain file."""
+    if folder.is_symlink():
+        return folder.name
+    for parent, _, _ in os.walk(folder):
+        with os.scandir(parent) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if not (
+                    entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False)
+                ):
+                    return pathlib.Path(entry.path).relative_to(folder.parent).as_posix()
     return None
 
 

@@ -3,6 +3,7 @@
 A mean of batch means is wrong as soon as batches have different numbers of real rows or points.
 """
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -31,8 +32,13 @@ def on_host(sums: Sums) -> dict[str, tuple[float, float]]:
 
 
 def finalize(sums: Sums, task: Task, prefix: str) -> dict[str, float]:
-    """Divides: ``{"<prefix>/<name>": value}``. Sums over nothing (denominator 0) are left out."""
+    """Divides: ``{"<prefix>/<name>": value}``. Sums over nothing (denominator 0) are left out.
+
+    Where the loss is over nothing, it is NaN, and there is nothing else.
+    """
     real = {name: pair for name, pair in on_host(sums).items() if pair[1] != 0.0}
+    if "loss" in sums and "loss" not in real:
+        return named({"loss": math.nan}, prefix)
     return named(task.metrics(real), prefix)
 
 

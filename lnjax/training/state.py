@@ -15,7 +15,7 @@ from lnjax.typing import Array, Batch, ModelState, Params, PRNGKey
 class TrainState(flax.struct.PyTreeNode):
     """Everything that training changes. Nothing random is in it: see `stream_rngs`."""
 
-    step: Array  # () int32, optimizer steps done
+    step: Array  # () int32, train steps done: one batch each
     params: Params
     model_state: ModelState  # every Flax collection but "params"
     opt_state: optax.OptState

@@ -98,6 +98,10 @@ class TrainBatches(Iterator[Mapping[str, Any]], Protocol):
 
     def set_state(self, state: dict[str, Any]) -> None: ...
 
+    def records(self, state: dict[str, Any]) -> list[int]:
+        """Which training records the next batch at a position has, by number, one for each row."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskData:

@@ -40,15 +40,28 @@ def load(
       CheckpointError: none of its checkpoints is usable.
     """
     run = workdir.read(folder)
-    config = ConfigDict(run.config)
-    if task not in (None, config.task):
-        raise ValueError(f"{folder} holds a run of {config.task}; expected one of {task}")
-    made = make_task(config, run.spec)
-    shapes = run_shapes(run.batch, task=made, tx=make_optimizer(config))
+    name = run.config["task"]
+    if task not in (None, name):
+        raise ValueError(f"{folder} holds a run of {name}; expected one of {task}")
+    try:
+        config = ConfigDict(run.config)
+        made = make_task(config, run.spec)
+        shapes = run_shapes(run.batch, task=made, tx=make_optimizer(config))
+    except Exception as error:  # in files from anywhere anything can be wrong
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ValueError(
+            f"{folder}: config.json and data.json describe no {name} ({what}); restore both"
+            " from a copy"
+        ) from error
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         restored = checkpoints.restore(shapes)
     if restored is None:
         raise ValueError(f"{folder} has no checkpoint yet; let train.py write one")
     for line in restored.refused:
         tell(f"refused: {line}")
+    if restored.info.get("spec", run.spec) != run.spec:  # scales and words of the training
+        raise ValueError(
+            f"{folder / 'data.json'}: its spec is not the one that checkpoint {restored.step} was"
+            " trained with; restore it from a copy"
+        )
     return Trained(made, restored.tree["state"], restored.step)

@@ -4,13 +4,13 @@ config.json         the resolved config
 data.json           what the model must know of the data, and the shapes of a batch
 manifest.json       commit, versions, device, seed, data (manifest-from-<step>.json when resumed)
 metrics.jsonl       one object a line; tensorboard/ has the same
+nonfinite.jsonl     records of the batches whose loss or gradient was not finite; see `nonfinite`
 samples/            a sheet at every evaluation
 checkpoints/        see `checkpoint`
 """
 
 import contextlib
 import fcntl
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -20,9 +20,11 @@ import jax
 
 from lnjax.training import manifest
 from lnjax.training.checkpoint import CheckpointError
+from lnjax.training.command import tell
 from lnjax.training.task import TaskData
 
-# What a resumed run may change; everything else must be as it was.
+# What a resumed run may change without a word, since the run stays what it was; what is in neither
+# this nor MAY_CHANGE_WITH_A_NOTE must be as it was. docs/faults.md has the table of all keys.
 MAY_CHANGE = frozenset(
     {
         "num_steps",
@@ -32,13 +34,24 @@ MAY_CHANGE = frozenset(
         "steps_per_call",
         "eval_batch_size",
         "mesh",
+        "chunk",  # what is stored, and what computed again
         "data_dir",  # the fingerprint of the data decides, not where they lie
     }
 )
 
+# What a resumed run may change so that it becomes another run from there on, as one does who lowers
+# the rate of a run that diverged: told, and written into its manifest.
+MAY_CHANGE_WITH_A_NOTE = frozenset({"learning_rate", "clip_norm"})
+
 # Keys that configs have gained, with the value that does what runs from before them did. Without
 # it such a run could not go on: it would seem to have had another value.
-ADDED = {"adam": "corrected", "clip": "global"}
+ADDED = {"accumulate": 1, "adam": "corrected", "clip": "global"}
+ADDED_TO = {"handwriting": {"bptt": 0, "chunk": 0}}  # and those of one task
+
+_DTYPES = frozenset(  # of the arrays of a batch
+    {"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+    | {"bfloat16", "float16", "float32", "float64"}
+)
 
 
 class Description(NamedTuple):
@@ -73,31 +86,81 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
         os.close(handle)
 
 
-def refuse_changed_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Refuses to go on in `workdir` with another config than its run has.
+def refuse_unusable(workdir: pathlib.Path) -> None:
+    """Refuses a folder that the run could not write to, before anything is computed.
+
+    Nothing is written; whether a folder that is missing can be made is asked of its parent. The
+    lock is `lock`'s, held for a moment only: `lock` is what keeps a process out.
 
     Raises:
-      ValueError: a key outside MAY_CHANGE differs, or num_steps where the schedule depends on it
-        (one line with the old and the new value); `workdir` is a file, or its config damaged.
+      ValueError: `workdir` is a file, is on a file system that is read only, or may not be written
+        to; another process trains in it.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"{workdir} is a file; --workdir is the folder of a run")
-    path = workdir / "config.json"
-    if not path.exists():
-        return
-    saved = {key: value for key, value in ADDED.items() if key in config} | _load(path)
-    # The cosine ends at num_steps: with another number every rate would be another.
-    may_change = MAY_CHANGE - (set() if config["schedule"] == "constant" else {"num_steps"})
-    changed = [
-        f"{key} was {saved.get(key)!r} and is {config.get(key)!r}"
-        for key in sorted(saved.keys() | config.keys())
-        if key not in may_change and saved.get(key) != config.get(key)
+    # os.access also knows what root may not: write to a file system that is mounted read only.
+    found = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    inside = [
+        path for path in (workdir / "checkpoints", workdir / "metrics.jsonl") if path.exists()
     ]
+    for path in (found, *inside):
+        if not os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0)):
+            raise ValueError(f"{path} cannot be written to; take another --workdir")
+    if workdir.is_dir():
+        try:
+            with lock(workdir):
+                pass
+        except CheckpointError as error:
+            raise ValueError(str(error)) from None
+
+
+def refuse_changed_config(
+    workdir: pathlib.Path, config: Mapping[str, Any], *, strict: bool = False
+) -> None:
+    """Refuses to go on in `workdir` with another config than its run has.
+
+    Args:
+      workdir: see above; one without a run refuses nothing.
+      config: of this process.
+      strict: refuses MAY_CHANGE_WITH_A_NOTE too, for runs that are compared by their configs.
+
+    Raises:
+      ValueError: a key differs that may not, or num_steps where the schedule depends on it (one
+        line with the old and the new value); `workdir` is a file, or its config damaged.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"{workdir} is a file; --workdir is the folder of a run")
+    may_change = MAY_CHANGE if strict else MAY_CHANGE | MAY_CHANGE_WITH_A_NOTE
+    # The cosine ends at num_steps: with another number every rate would be another.
+    may_change -= set() if config["schedule"] == "constant" else {"num_steps"}
+    changes = _changes(workdir, config)
+    # 0 is no clipping at all: an optimizer of another form.
+    if "clip_norm" in changes and 0 in changes["clip_norm"]:
+        may_change -= {"clip_norm"}
+    changed = {key: values for key, values in changes.items() if key not in may_change}
     if changed:
         raise ValueError(
-            f"{workdir} holds a run with another config: {'; '.join(changed)};"
+            f"{workdir} holds a run with another config: {_told(changed)};"
             " take the old values, or another --workdir"
         )
+
+
+def _changes(workdir: pathlib.Path, config: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The old and the new value of every key that is not as the run in `workdir` has it."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return {}
+    known = {key: value for key, value in _added(config).items() if key in config}
+    saved = known | manifest.read_json(path)
+    return {
+        key: [saved.get(key), config.get(key)]
+        for key in sorted(saved.keys() | config.keys())
+        if saved.get(key) != config.get(key)
+    }
+
+
+def _told(changes: Mapping[str, list[Any]]) -> str:
+    return "; ".join(f"{key} was {old!r} and is {new!r}" for key, (old, new) in changes.items())
 
 
 def check_steps(config: Any, step: int = 0) -> None:
@@ -127,11 +190,29 @@ def describe(
     data: TaskData,
     batch: Mapping[str, jax.Array],
 ) -> None:
-    """Writes config.json, data.json and the manifest of a process that starts at `step`."""
+    """Writes config.json, data.json and the manifest of a process that starts at `step`.
+
+    What a run that goes on has changed of MAY_CHANGE_WITH_A_NOTE is told, and is "changed" of the
+    manifest: ``{"learning_rate": [0.01, 0.001]}``.
+
+    Raises:
+      CheckpointError: such a key has changed, and the run is at its last step: nothing would come
+        of it.
+    """
+    changes = _changes(workdir, config) if step else {}
+    noted = {key: changes[key] for key in changes if key in MAY_CHANGE_WITH_A_NOTE}
+    if noted and step >= config["num_steps"]:
+        raise CheckpointError(
+            f"{workdir} holds a run that is done, at step {step}: {_told(noted)}, which would"
+            " change nothing; take another --workdir, or more --config.num_steps"
+        )
+    if noted:
+        tell(f"note: from step {step} on: {_told(noted)}")
     manifest.write_json(workdir / "config.json", dict(config))
     shapes = {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in batch.items()}
     manifest.write_json(workdir / "data.json", {"spec": dict(data.spec), "batch": shapes})
     record = {"data": dict(data.fingerprint), "baselines": dict(data.baselines)}
+    record |= {"changed": noted} if noted else {}
     name = f"manifest-from-{step}.json" if step else "manifest.json"
     manifest.write_json(workdir / name, manifest.run_manifest(config["seed"], record))
 
@@ -143,17 +224,34 @@ def read(workdir: pathlib.Path) -> Description:
       ValueError: there is no run in `workdir`, or a file of its description is damaged.
     """
     try:
-        config, data = _load(workdir / "config.json"), _load(workdir / "data.json")
+        config = manifest.read_json(workdir / "config.json")
+        data = manifest.read_json(workdir / "data.json")
     except FileNotFoundError as error:
         raise ValueError(
             f"{workdir} holds no run ({error.filename} is missing); train one there first"
         ) from None
-    batch = {name: jax.ShapeDtypeStruct(*leaf) for name, leaf in data["batch"].items()}
-    return Description(ADDED | config, data["spec"], batch)
-
-
-def _load(path: pathlib.Path) -> dict[str, Any]:
+    if not isinstance(config.get("task"), str):
+        raise ValueError(f"{workdir / 'config.json'} is damaged (it names no task); restore it")
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); restore it from a copy") from None
+        spec, batch = data["spec"], {name: _shape(*leaf) for name, leaf in data["batch"].items()}
+        if not isinstance(spec, dict):
+            raise TypeError(f"spec is a {type(spec).__name__}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{workdir / 'data.json'} is damaged ({what}); restore it from a copy"
+        ) from None
+    return Description(_added(config) | config, spec, batch)
+
+
+def _added(config: Mapping[str, Any]) -> dict[str, Any]:
+    return ADDED | ADDED_TO.get(config.get("task", ""), {})
+
+
+def _shape(shape: list[int], dtype: str) -> jax.ShapeDtypeStruct:
+    """One array of a batch, as `describe` wrote it."""
+    if not all(type(size) is int and 0 <= size < 1 << 31 for size in shape):
+        raise ValueError(f"the shape {shape}")
+    if dtype not in _DTYPES:
+        raise ValueError(f"the dtype {dtype!r}")
+    return jax.ShapeDtypeStruct(tuple(shape), dtype)

@@ -16,6 +16,7 @@ import numpy as np
 from lnjax.data.vocabulary import FIRST_WORD
 from lnjax.ops import zero_padding
 from lnjax.ops.normalization import statistics_dtype
+from lnjax.training.options import check_dtype
 from lnjax.training.task import LossAux, TaskData, TaskDefaults
 from lnjax.typing import Array, Batch, ModelState, Params, PRNGKey
 from tasks.attentive_reader.network import LSTMS, NORMS, ReaderNetwork
@@ -123,11 +124,8 @@ def named_entities(passage: Array, num_entities: int) -> Array:
 
 def make_task(config: Any, spec: Mapping[str, Any]) -> ReaderTask:
     """The task of a config; `spec` as in ``make_data(config).spec``."""
-    for key, known in (
-        ("norm", NORMS),
-        ("answers", ANSWERS),
-        ("dtype", ("float32", "bfloat16")),
-    ):
+    check_dtype(config)
+    for key, known in (("norm", NORMS), ("answers", ANSWERS)):
         if config[key] not in known:
             raise ValueError(f"{key}={config[key]!r} is not known; choose one of {known}")
     if config.features < 2:
@@ -164,6 +162,7 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> ReaderTask:
 
 def make_data(config: Any) -> TaskData:
     """Prepares the questions (once per machine) and puts them into buckets of similar length."""
+    check_dtype(config)
     # Here, not at the head: a trained reader needs no data set and no reader of files.
     from lnjax.data import cloze, length_buckets, pipeline, preparation
     from lnjax.data.cloze_questions import ClozeQuestions

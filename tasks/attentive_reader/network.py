@@ -27,6 +27,7 @@ from flax import linen as nn
 import lnjax
 from lnjax.cells.lstm import Norm
 from lnjax.ops import lengths_to_mask, zero_padding
+from lnjax.ops.normalization import statistics_dtype
 from lnjax.typing import Array, Batch, DType, PRNGKey
 
 CELL_NORMS: Mapping[str, Norm] = {"layer": "layer", "rms": "rms", "none": None}
@@ -52,7 +53,7 @@ class ReaderNetwork(nn.Module):
       identical_gates: the four gate blocks of all kernels of the LSTMs start alike, as in the
         public code, where each initial kernel is drawn from the same seed.
       max_steps: steps with population statistics of their own, for "batch".
-      dtype: of the products.
+      dtype: of products and activations; the softmax of the attention is float32 at least.
     """
 
     vocabulary_size: int
@@ -91,16 +92,21 @@ class ReaderNetwork(nn.Module):
         q, _ = self.lstm("question_lstm", train)(question, batch["question_length"])
 
         both = self.param("similarity_kernel", self.kernel_init, (self.features, self.features))
+        both = both.astype(h.dtype)
         asked = jnp.matmul(jnp.matmul(q, both), both.T)  # <h W, q W> = <h, q W W^T>
         similarity = jnp.einsum("bth,bh->bt", h, asked)
         rows = batch["mask"]
-        m = self.affine("attention_passage", h, train, real, use_bias=True)
-        m += self.affine("attention_question", q, train, rows)[:, None] + similarity[..., None]
-        v = self.param("attention_kernel", vector, (self.features,))
-        alpha = masked_softmax(jnp.einsum("bth,h->bt", jnp.tanh(m), v), real)
-        attended = jnp.einsum("bt,bth->bh", alpha, h)
-        steps = jnp.maximum(batch["passage_length"], 1).astype(h.dtype)[:, None]
-        mean = jnp.sum(zero_padding(h, real), axis=1) / steps
+        wide = statistics_dtype(h.dtype)  # of sums over the steps, one of them in the derivative
+        m = self.affine("attention_passage", h, train, real, use_bias=True).astype(wide)
+        m += self.affine("attention_question", q, train, rows).astype(wide)[:, None]
+        m += similarity.astype(wide)[..., None]
+        v = self.param("attention_kernel", vector, (self.features,)).astype(h.dtype)
+        scores = jnp.einsum("bth,h->bt", jnp.tanh(m).astype(h.dtype), v)
+        alpha = masked_softmax(scores.astype(wide), real)
+        attended = jnp.einsum("bt,bth->bh", alpha.astype(h.dtype), h)
+        steps = jnp.maximum(batch["passage_length"], 1).astype(wide)[:, None]
+        total = jnp.sum(zero_padding(h, real), axis=1, dtype=wide)
+        mean = (total / steps).astype(h.dtype)
 
         g = self.affine("output_attended", attended, train, rows, use_bias=True)
         g += self.affine("output_question", q, train, rows)
@@ -146,7 +152,7 @@ class ReaderNetwork(nn.Module):
             c, h, *rest = cell.initialize_carry(jax.random.key(0), xs[:, 0].shape)
             h = jnp.broadcast_to(initial_h.astype(h.dtype), h.shape)
             carry, ys = rnn(xs, seq_lengths=lengths, initial_carry=(c, h, *rest))
-            return carry[1], ys
+            return carry[1].astype(ys.dtype), ys
 
         return run
 

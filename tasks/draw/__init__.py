@@ -210,6 +210,7 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> DrawTask:
 
 def make_data(config: Any) -> TaskData:
     """Prepares the digits (once per machine) and cuts them into batches."""
+    check_dtype(config)
     # Here, not at the head: drawing with a trained network needs no data set and no reader.
     from lnjax.data import columns, pipeline, preparation
     from lnjax.data.binarized_mnist import BinarizedMnist

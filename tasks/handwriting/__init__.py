@@ -8,23 +8,24 @@ text. `network` is the model, `mixture` its density, `sampling` writes, `drawing
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from lnjax.cells.lstm import Norm
-from lnjax.training.options import check_dtype, check_positive
+from lnjax.ops import keep_carry, resume_carry, scan_chunks
+from lnjax.training.options import check_dtype, check_least, check_positive
 from lnjax.training.task import LossAux, TaskData, TaskDefaults
 from lnjax.typing import Array, Batch, ModelState, Params, PRNGKey
 from tasks.handwriting import drawing, mixture, sampling
-from tasks.handwriting.network import SynthesisNetwork
+from tasks.handwriting.network import Carry, SynthesisNetwork
 
 SIZES = (  # keys of the config that are numbers of something
-    *("features", "num_layers", "window_components", "mixture_components"),
-    *("points_per_letter", "max_points", "max_letters"),
+    *("features", "num_layers", "window_components", "mixture_components", "points_per_letter"),
 )
+LEAST = {"max_points": 0, "max_letters": 0, "bptt": 0, "chunk": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,8 @@ class HandwritingTask(TaskDefaults):
     sigma_floor: float
     norm: Norm
     dtype: str
+    bptt: int = 0  # points of a segment; 0: training batches hold whole lines
+    chunk: int = 0  # points whose inner values are in memory at once; 0: all
     name: str = "handwriting"
 
     @property
@@ -60,7 +63,8 @@ class HandwritingTask(TaskDefaults):
     def init(self, rng: PRNGKey, batch: Batch) -> Mapping[str, Any]:
         xs = jnp.swapaxes(batch["strokes"], 0, 1)
         carry = self.network.initial_carry(xs.shape[1])
-        return self.network.init(rng, carry, xs[:1], batch["text"], batch["text_mask"])
+        variables = self.network.init(rng, carry, xs[:1], batch["text"], batch["text_mask"])
+        return {**variables, "carry": carry} if self.bptt else variables
 
     def loss(
         self,
@@ -71,10 +75,21 @@ class HandwritingTask(TaskDefaults):
         *,
         train: bool,
     ) -> tuple[Array, LossAux]:
-        """Nats per point. Batch: see `collate`. In evaluation also under another line's text."""
-        nats = self._nats(params, batch, batch["text"], batch["text_mask"])
+        """Nats per point. Batch: see `collate_lines`; in evaluation also under another line's text.
+
+        With `bptt`, training batches are those of `collate_segments`. Their rows go on with the
+        collection "carry", one state of the network for each row, where no line begins in them.
+        """
+        carry = initial = self.network.initial_carry(len(batch["mask"]))
+        begins = jnp.any(batch["mask"], axis=1)
+        if train and self.bptt:
+            carry = resume_carry(model_state["carry"], initial, batch["start"])
+            begins &= batch["start"]
+        nats, last = self._nats(params, batch, batch["text"], batch["text_mask"], carry)
+        if train and self.bptt:
+            model_state = {**model_state, "carry": keep_carry(last, initial)}
         points = jnp.sum(batch["mask"], dtype=nats.dtype)
-        lines = jnp.sum(jnp.any(batch["mask"], axis=1), dtype=nats.dtype)
+        lines = jnp.sum(begins, dtype=nats.dtype)
         total = jnp.sum(nats)
         sums = {
             "loss": (total, points),
@@ -82,22 +97,37 @@ class HandwritingTask(TaskDefaults):
             "nats_per_sequence": (total, lines),
         }
         if not train:
-            other = self._nats(params, batch, batch["other_text"], batch["other_text_mask"])
+            text = batch["other_text"], batch["other_text_mask"]
+            other, _ = self._nats(params, batch, *text, initial)
             sums["nats_per_point_other_text"] = (jnp.sum(other), points)
         return total / jnp.maximum(points, 1), LossAux(sums, model_state)
 
-    def _nats(self, params: Params, batch: Batch, text: Array, text_mask: Array) -> Array:
-        """-log p of every point (T, B), zero where there is none."""
+    def _nats(
+        self, params: Params, batch: Batch, text: Array, text_mask: Array, carry: Carry
+    ) -> tuple[Array, Carry]:
+        """-log p of every point (T, B), zero where there is none; and the state after the last."""
         strokes, mask = jnp.swapaxes(batch["strokes"], 0, 1), jnp.swapaxes(batch["mask"], 0, 1)
-        # The network sees point t - 1 when it predicts point t; before the first stands a zero.
-        previous = jnp.pad(strokes[:-1], ((1, 0), (0, 0), (0, 0)))
-        carry = self.network.initial_carry(strokes.shape[1])
-        _, outputs = self.network.apply({"params": params}, carry, previous, text, text_mask, mask)
-        density = mixture.from_outputs(outputs.mixture, self.sigma_floor)
-        # Padded points go before the density, so that nothing in them can reach a gradient.
-        real = jnp.where(mask[..., None], strokes, 0)
-        nats = -mixture.log_density(density, real[..., :2], real[..., 2])
-        return jnp.where(mask, nats, 0)
+        # The network sees point t - 1 when it predicts point t; before a line stands a zero.
+        before = batch.get("before", jnp.zeros_like(strokes[0]))
+        previous = jnp.concatenate([before[None], strokes[:-1]])
+
+        def part(carry: Carry, points: tuple[Array, Array, Array]) -> tuple[Carry, Array]:
+            previous, strokes, mask = points
+            applied: Any = self.network.apply(
+                {"params": params}, carry, previous, text, text_mask, mask
+            )
+            carry, outputs = applied
+            density = mixture.from_outputs(outputs.mixture, self.sigma_floor)
+            # Padded points go before the density, so that nothing in them can reach a gradient.
+            real = jnp.where(mask[..., None], strokes, 0)
+            nats = -mixture.log_density(density, real[..., :2], real[..., 2])
+            return carry, jnp.where(mask, nats, 0)
+
+        if self.chunk:
+            carry, nats = scan_chunks(part, carry, (previous, strokes, mask), self.chunk)
+        else:
+            carry, nats = part(carry, (previous, strokes, mask))
+        return nats, carry
 
     def encode(self, text: str) -> np.ndarray:
         """The letters of `text` as int32; what the alphabet lacks becomes the non-letter symbol."""
@@ -120,6 +150,7 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> HandwritingTask:
         raise ValueError(f"norm={config.norm!r} is not known; handwriting has 'layer' and 'none'")
     check_dtype(config)
     check_positive(config, SIZES)
+    check_least(config, LEAST)
     return HandwritingTask(
         alphabet=spec["alphabet"],
         offset_mean=tuple(spec["offset_mean"]),
@@ -132,11 +163,15 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> HandwritingTask:
         sigma_floor=config.sigma_floor,
         norm=None if config.norm == "none" else config.norm,
         dtype=config.dtype,
+        bptt=config.bptt,
+        chunk=config.chunk,
     )
 
 
 def make_data(config: Any) -> TaskData:
     """Prepares the lines (once per machine) and cuts them into batches of one fixed shape."""
+    check_dtype(config)
+    check_least(config, LEAST)
     # Here, not at the head: writing with a trained network needs no data set and no reader.
     from lnjax.data import pipeline, preparation
     from lnjax.data.handwriting import Handwriting
@@ -151,16 +186,23 @@ def make_data(config: Any) -> TaskData:
     splits = prepared.splits
     if config.eval_split not in splits:
         raise ValueError(f"eval_split={config.eval_split!r} is not known; there are {list(splits)}")
-    held_out = splits[config.eval_split]
+    train, held_out = splits["train"], splits[config.eval_split]
+    limits = {
+        f"max_{key}": config[f"max_{key}"] or longest((train, held_out), field)
+        for key, field in (("points", "strokes"), ("letters", "text"))
+    }
 
     def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-        return collate_lines(
-            examples, spec, max_points=config.max_points, max_letters=config.max_letters
-        )
+        return collate_lines(examples, spec, **limits)
 
+    fingerprint = pipeline.fingerprint(prepared, seed=config.seed, batch_size=config.batch_size)
     return TaskData(
-        train=pipeline.train_batches(
-            splits["train"], seed=config.seed, batch_size=config.batch_size, collate=collate
+        train=(
+            segment_batches(train, spec, config, **limits)
+            if config.bptt
+            else pipeline.train_batches(
+                train, seed=config.seed, batch_size=config.batch_size, collate=collate
+            )
         ),
         evals={
             "eval": pipeline.eval_batches(
@@ -169,13 +211,45 @@ def make_data(config: Any) -> TaskData:
                 collate=collate,
             )
         },
-        fingerprint=pipeline.fingerprint(prepared, seed=config.seed, batch_size=config.batch_size),
+        fingerprint=fingerprint | ({"bptt": config.bptt} if config.bptt else {}),
         spec=spec,
         baselines={
             "nats_per_point of one Gaussian": one_gaussian(
-                splits["train"], held_out, spec, max_points=config.max_points
+                train, held_out, spec, max_points=limits["max_points"]
             )
         },
+    )
+
+
+def longest(splits: Iterable[Sequence[Mapping[str, Any]]], field: str) -> int:
+    """The greatest length of `field` in any example of the splits."""
+    return max(len(example[field]) for split in splits for example in split)
+
+
+def segment_batches(
+    source: Sequence[Mapping[str, Any]],
+    spec: Mapping[str, Any],
+    config: Any,
+    *,
+    max_points: int,
+    max_letters: int,
+) -> Any:
+    """Training batches of consecutive segments of `config.bptt` points, see `lnjax.data.segments`.
+
+    Raises: ValueError as there.
+    """
+    from lnjax.data import segments
+
+    def collate(rows: Sequence[segments.Segment]) -> dict[str, np.ndarray]:
+        examples = [source[row.row] for row in rows]
+        return collate_segments(examples, rows, spec, length=config.bptt, max_letters=max_letters)
+
+    return segments.train_batches(
+        [min(len(example["strokes"]), max_points) for example in source],
+        seed=config.seed,
+        batch_size=config.batch_size,
+        length=config.bptt,
+        collate=collate,
     )
 
 
@@ -262,3 +336,32 @@ def collate_lines(
                 text_mask[row, : len(letters)] = True
             batch |= {key: text, f"{key}_mask": text_mask}
     return batch
+
+
+def collate_segments(
+    examples: Sequence[Mapping[str, Any]],
+    segments: Sequence[Any],
+    spec: Mapping[str, Any],
+    *,
+    length: int,
+    max_letters: int,
+) -> dict[str, np.ndarray]:
+    """As `collate_lines`, of one segment (see `lnjax.data.segments`) of each line.
+
+    Returns:
+      strokes (B, length, 3) and mask (B, length) of the segments, text and text_mask of the whole
+      lines; before (B, 3) float32, the point that each follows, zeros where its line begins; and
+      start (B,) bool, True there.
+    """
+
+    def points(bounds: Sequence[tuple[int, int]], width: int) -> dict[str, np.ndarray]:
+        cut = [
+            {**example, "strokes": example["strokes"][first:end]}
+            for example, (first, end) in zip(examples, bounds, strict=True)
+        ]
+        return collate_lines(cut, spec, max_points=width, max_letters=max_letters)
+
+    batch = points([(segment.first, segment.end) for segment in segments], length)
+    before = points([(max(segment.first - 1, 0), segment.first) for segment in segments], 1)
+    start = np.array([segment.start for segment in segments])
+    return {**batch, "before": before["strokes"][:, 0], "start": start}

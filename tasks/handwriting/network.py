@@ -105,7 +105,7 @@ class SynthesisNetwork(nn.Module):
       mixture_components: M.
       points_per_letter: the pace at which the window is expected to move; sets its first bias.
       norm: "layer" or None.
-      dtype: of the products; None: float32.
+      dtype: of the products but the window's, and of the activations; None: float32.
     """
 
     features: int
@@ -126,7 +126,9 @@ class SynthesisNetwork(nn.Module):
             lnjax.RNN(cell(), time_major=True, return_carry=True)
             for _ in range(self.num_layers - 1)
         ]
-        self.readout = nn.Dense(num_outputs(self.mixture_components), dtype=self.dtype)
+        self.readout = lnjax.Dense(
+            num_outputs(self.mixture_components), norm=None, dtype=self.dtype
+        )
 
     def __call__(
         self, carry: Carry, xs: Array, text: Array, text_mask: Array, mask: Array | None = None

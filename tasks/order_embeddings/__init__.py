@@ -18,7 +18,7 @@ import numpy as np
 
 from lnjax.cells.lstm import Norm
 from lnjax.data.vocabulary import Vocabulary
-from lnjax.training.options import check_least
+from lnjax.training.options import check_dtype, check_least
 from lnjax.training.task import LossAux, TaskData, TaskDefaults
 from lnjax.typing import Array, Batch, ModelState, Params, PRNGKey, PyTree
 from tasks.order_embeddings import order, ranking
@@ -84,8 +84,11 @@ class OrderTask(TaskDefaults):
         `lnjax.data.caption_batches`.
         """
         mask, image = batch["mask"], batch["image"]
+        # Of a row of padding nothing is embedded: a NaN in it would reach every gradient.
+        tokens = jnp.where(mask[:, None], batch["tokens"][:, 0], 0)
+        features = jnp.where(mask[:, None], batch["features"], 1)
         embedded: Any = self.network.apply(
-            {"params": params}, batch["tokens"][:, 0], batch["lengths"][:, 0], batch["features"]
+            {"params": params}, tokens, batch["lengths"][:, 0], features
         )
         captions, images = embedded
         real = mask[:, None] & mask[None, :] & (image[:, None] != image[None, :])
@@ -156,8 +159,8 @@ def check(config: Any) -> None:
     Raises:
       ValueError: naming the key and what it may be.
     """
-    known = {"norm": NORMS, "similarity": MARGINS, "dtype": ("float32", "bfloat16")}
-    for key, values in known.items():
+    check_dtype(config)
+    for key, values in {"norm": NORMS, "similarity": MARGINS}.items():
         if config[key] not in values:
             choices = ", ".join(map(repr, values))
             raise ValueError(f"{key}={config[key]!r} is not known; there are {choices}")

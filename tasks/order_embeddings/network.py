@@ -53,8 +53,11 @@ class OrderNetwork(nn.Module):
             self.features, norm=self.norm, kernel_init=symmetric_uniform, dtype=self.dtype
         )
         self.sentence = lnjax.RNN(cell, return_carry=True)
-        self.image = nn.Dense(
-            self.features, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype
+        self.image = lnjax.Dense(
+            self.features,
+            norm=None,
+            kernel_init=nn.initializers.glorot_uniform(),
+            dtype=self.dtype,
         )
 
     def captions(self, tokens: Array, lengths: Array) -> Array:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lnjax.data.captioned_images import captions_of
 from lnjax.data.vocabulary import tokenize
 from lnjax.training.manifest import write_bytes
 from lnjax.typing import Array, Params
@@ -69,6 +70,16 @@ def find(
         Query(text, [_found(records[i], row[i]) for i in np.argsort(row, kind="stable")[:num]])
         for text, row in zip(texts, distance, strict=True)
     ]
+
+
+def sample(
+    task: OrderTask, params: Params, config: Any, spec: Mapping[str, Any], num: int
+) -> list[Query]:
+    """What the first captions of `num` test images, spread over the split, find."""
+    records = sets.prepare(config).splits[SPLIT]
+    rows = np.linspace(0, len(records) - 1, num, dtype=int)
+    texts = [captions_of(records[int(row)])[0] for row in rows]
+    return find(task, params, config, spec, texts)
 
 
 def write(path: str | os.PathLike[str], queries: Sequence[Query], *, title: str) -> None:

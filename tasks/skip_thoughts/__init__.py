@@ -234,6 +234,7 @@ def make_task(config: Any, spec: Mapping[str, Any]) -> SkipThoughtsTask:
 
 def make_data(config: Any) -> TaskData:
     """Prepares the text (once per machine), chooses its vocabulary and cuts it into batches."""
+    check_dtype(config)
     # Here, not at the head: encoding with a trained network needs no data set and no reader.
     from lnjax.data import length_buckets, pipeline, preparation
     from lnjax.data.sentences import Sentences

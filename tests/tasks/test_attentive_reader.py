@@ -85,6 +85,7 @@ def compiled(task, train):
     [("passage", norm) for norm in NORMS if norm != "rms"]
     + [("vocabulary", norm) for norm in ("none", "layer")],  # the readout does not know the norm
 )
+@pytest.mark.some(3)
 def test_training_is_what_the_equations_say(norm, answers, rng):
     task = make_task(norm, features=H, answers=answers)
     params, state = random_variables(task, rng)
@@ -123,6 +124,25 @@ def test_attention_is_what_the_equations_say(rng):
         np.testing.assert_allclose(got[row, : len(alpha)], alpha, rtol=2e-4)
         assert not np.any(got[row, len(alpha) :])
     assert not np.any(got[3])
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch_everywhere"])
+def test_nan_in_the_padding_reaches_nothing(norm, rng):
+    """Behind the ends, and in the row of padding, stands a word whose vector is NaN."""
+    task = make_task(norm, features=H)
+    params, state = random_variables(task, rng)
+    clean, dirty = make_batch(), make_batch()
+    for part in ("passage", "question"):
+        behind = np.arange(clean[part].shape[1]) >= clean[f"{part}_length"][:, None]
+        assert behind.any(axis=1).sum() > 2 and not (clean[part][~behind] == 1).any()
+        dirty[part][behind] = 1
+    poured = jax.tree.map(np.copy, params)
+    poured["embedding"]["embedding"][1] = np.nan
+    expected, got = (
+        compiled(task, True)(params, state, clean),
+        compiled(task, True)(poured, state, dirty),
+    )
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch_everywhere"])

@@ -1,6 +1,5 @@
 """Runs of train.py on the attentive reader as a user starts them, and what sample.py says."""
 
-import json
 import shutil
 
 import pytest
@@ -10,16 +9,9 @@ from lnjax.data import cloze, prepare
 from lnjax.data.cloze_questions import ClozeQuestions
 from tasks import attentive_reader
 from tests import runs
+from tests.runs import rows
 
 CONFIG = "--config=configs/attentive_reader.py:smoke"
-
-
-def rows(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [
-        {name: value for name, value in json.loads(line).items() if name != "seconds"}
-        for line in lines
-    ]
 
 
 @pytest.fixture(scope="module")

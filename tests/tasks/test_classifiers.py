@@ -42,6 +42,7 @@ RNG = jax.random.key(0)
 
 
 @layer_and_batch
+@pytest.mark.some(2)
 def test_gradients_are_the_differences_of_the_oracle(task, rng, x64):
     task = dataclasses.replace(task, dtype="float64")
     params, state = random_variables(task, rng, np.float64)
@@ -61,6 +62,7 @@ def test_gradients_are_the_differences_of_the_oracle(task, rng, x64):
 
 
 @every_task
+@pytest.mark.some(4)
 def test_the_loss_falls(task):
     """Labels that the brightness decides, as a net learns quickly; one train step for all norms."""
     rng = np.random.default_rng(1)
@@ -81,8 +83,9 @@ def test_the_loss_falls(task):
 
 
 @pytest.mark.parametrize("make", [pi_mnist_task, convnet_task])
+@pytest.mark.some(1)
 def test_all_norms_start_from_the_same_kernels(make, rng):
-    """benchmarks/seeds.py compares the norms in pairs of one seed."""
+    """compare.py compares the norms in pairs of one seed."""
     batch = make_batch(make(), rng)
     first, *others = (make(norm).init(RNG, batch)["params"] for norm in NORMS)
     for other in others:
@@ -92,6 +95,7 @@ def test_all_norms_start_from_the_same_kernels(make, rng):
 
 @every_task
 @pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
+@pytest.mark.some(7)
 def test_what_stands_in_masked_rows_reaches_nothing(task, train, rng):
     params, state = random_variables(task, rng)
     batch = make_batch(task, rng)
@@ -176,6 +180,7 @@ def test_a_kernel_has_a_size():
 
 
 @pytest.mark.parametrize(("name", "stops"), [("pi_mnist", [10, 20]), ("convnet", [20])])
+@pytest.mark.some(1)
 def test_a_run_of_the_loop(name, stops, tmp_path, tmp_path_factory, monkeypatch, capfd):
     """In one go, or going on with it half way: the running averages are in the checkpoint."""
     runs.share_caches(tmp_path_factory, monkeypatch)

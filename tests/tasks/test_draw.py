@@ -93,6 +93,7 @@ def oracle(task, params, image, noise):
 
 
 @every_case
+@pytest.mark.some(2)
 def test_the_bound_is_the_papers_equations(task, rng, x64):
     task = dataclasses.replace(task, dtype="float64")
     params = random_params(task, rng, np.float64)
@@ -170,6 +171,7 @@ def test_gradients_are_the_derivatives(task, rng, x64):
         assert abs(got) > 1e-6  # every parameter matters
 
 
+@pytest.mark.slow
 def test_products_in_half_precision_stay_near(rng):
     half = dataclasses.replace(TASK, dtype="bfloat16")
     params, batch = random_params(TASK, rng), make_batch(rng)
@@ -227,6 +229,7 @@ def test_kl_keeps_its_digits_near_the_prior():
     assert float(bound.kl(jnp.zeros(3), jnp.zeros(3))) == 0
 
 
+@pytest.mark.slow
 def test_more_samples_tighten_the_bound(rng, x64):
     """L = L_1 > L_2 > -log p(x), in expectation: all by quadrature over a single z."""
     task = dataclasses.replace(TASK, glimpses=1, latents=1, dtype="float64")
@@ -474,7 +477,9 @@ def test_independent_pixels_is_the_mean_over_images(rng):
 
 def make_config(**changes):
     config = {"data": "embedded", "data_dir": "", "eval_split": "validation", "seed": 0}
-    return ConfigDict({**config, "batch_size": 2, "eval_batch_size": 4, **changes})
+    return ConfigDict(
+        {**config, "batch_size": 2, "eval_batch_size": 4, "dtype": "float32", **changes}
+    )
 
 
 def test_data_of_a_run(monkeypatch, rng):

@@ -5,13 +5,20 @@ import shutil
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import order_embeddings as config_file
+from lnjax.data.captioned_images import captions_of
+from lnjax.training import workdir
+from lnjax.training.trained import load
 from tasks import order_embeddings
+from tasks.order_embeddings import search, sets
 from tests import runs
+from tests.runs import caches as caches
+from tests.runs import rows
 from tests.test_sample import SEVERAL
-from tests.test_train import assert_same_run, rows
+from tests.test_train import assert_same_run
 
 CONFIG = "--config=configs/order_embeddings.py:smoke"
 
@@ -20,13 +27,6 @@ def train(folder):
     done = runs.run(["train.py", CONFIG, f"--workdir={folder}"])
     assert done.returncode == 0, done.stderr
     return done.stderr
-
-
-@pytest.fixture(scope="module", autouse=True)
-def caches(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        runs.share_caches(tmp_path_factory, monkeypatch)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,19 @@ def test_found(trained, found):
         assert sheet.size[0] > 10 * 2 * 56 and sheet.size[1] > 2 * 2 * 56
         pixels = np.asarray(sheet)
     assert np.mean(pixels < 128) > 0.01  # digits, not blank paper
+
+
+def test_samples_are_what_captions_of_the_test_split_find(trained):
+    task, state, _ = load(trained[0], order_embeddings.make_task)
+    run = workdir.read(trained[0])
+    config = ConfigDict(run.config)
+    queries = search.sample(task, state.params, config, run.spec, 3)
+    captions = [captions_of(record) for record in sets.prepare(config).splits["test"]]
+    middle = captions[(len(captions) - 1) // 2][0]
+    assert [query.text for query in queries] == [captions[0][0], middle, captions[-1][0]]
+    for query in queries:
+        distances = [found.distance for found in query.found]
+        assert len(distances) == search.NUM_FOUND and distances == sorted(distances)
 
 
 @pytest.mark.parametrize(

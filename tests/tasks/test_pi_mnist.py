@@ -27,6 +27,7 @@ IDS = [*map(str, NORMS), "batch, unbiased", "batch, hidden", "weight, hidden"]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=IDS)
+@pytest.mark.some(3)
 def test_training_is_what_the_equations_say(task, rng):
     check_against_oracle(task, rng, train=True)
 

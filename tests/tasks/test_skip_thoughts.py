@@ -91,6 +91,7 @@ def loss_of(task, params, batch, train=True):
 
 
 @pytest.mark.parametrize("name", TASKS)
+@pytest.mark.some(2)
 def test_loss_is_that_of_a_loop(rng, batch, name):
     task = TASKS[name]
     params = random_params(task, rng)
@@ -177,6 +178,27 @@ def test_padding_reaches_nothing(rng, batch):
         np.testing.assert_array_equal(a, b)
 
 
+def test_nan_in_the_padding_reaches_nothing(rng, batch):
+    """Behind the ends, and in the row of padding, stands a word whose vector is NaN."""
+    params = random_params(TASK, rng)
+    function = jax.jit(jax.value_and_grad(lambda p, b: loss_of(TASK, p, b)[0]))
+    clean, dirty = dict(batch), dict(batch)
+    for part, lengths in LENGTHS.items():
+        behind = np.arange(T)[None] >= np.array(lengths)[:, None]
+        behind |= ~batch["mask"][:, None]
+        clean[part] = np.where(batch[part] == V - 1, 2, batch[part])
+        dirty[part] = np.where(behind, V - 1, clean[part])
+        assert (dirty[part] == V - 1).any()
+    poured = jax.tree.map(np.copy, params)
+    (table,) = (
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(poured)
+        if leaf.shape == (V, E) and "embedding" in jax.tree_util.keystr(path)
+    )
+    table[V - 1] = np.nan
+    jax.tree.map(np.testing.assert_array_equal, function(poured, dirty), function(params, clean))
+
+
 @pytest.fixture(scope="module")
 def words():
     rng = np.random.default_rng(1)
@@ -194,6 +216,7 @@ def three_totals(readout, hidden, targets, mask, rows):
 
 @pytest.mark.parametrize("rows", [1, 4, 11, 16])
 @pytest.mark.parametrize("real", [[], [3], [0, 1, 5, 6, 10], range(11)])
+@pytest.mark.some(6)
 def test_softmax_in_pieces(x64, words, rows, real):
     readout, hidden, targets = words
     mask = np.isin(np.arange(11), list(real))

@@ -9,18 +9,12 @@ from configs import skip_thoughts as config_file
 from tasks import skip_thoughts
 from tasks.skip_thoughts import encoder
 from tests import runs
+from tests.runs import caches as caches
 from tests.tasks.test_skip_thoughts import make_config
 from tests.test_sample import SEVERAL
 
 SMOKE = "--config=configs/skip_thoughts.py:smoke"
 SENTENCES = ["He went up to the city.", "Why?", 'They said to him, "Go!"']
-
-
-@pytest.fixture(scope="module", autouse=True)
-def caches(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        runs.share_caches(tmp_path_factory, monkeypatch)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,16 @@ def test_sums_are_in_the_format_of_sha256sum(summed):
     assert second == f"{empty}  5/deep/b"
 
 
+def test_any_bit_of_the_list_that_flips_is_found(summed):
+    folder, sums = summed
+    intact = sums.read_bytes()
+    for bit in range(8 * len(intact)):
+        data = bytearray(intact)
+        data[bit // 8] ^= 1 << bit % 8
+        sums.write_bytes(data)
+        assert manifest.sums_problem(folder, sums) is not None, (bit, bytes(data))
+
+
 def test_sums_problem_names_the_file(summed):
     folder, sums = summed
     assert manifest.sums_problem(folder, sums) is None
@@ -136,3 +146,51 @@ def test_sums_problem_names_the_file(summed):
     sums.unlink()
     assert manifest.sums_problem(folder, sums).startswith("5.sha256: missing")
     assert manifest.sums_problem(folder.with_name("6"), sums) == "6: the folder is missing"
+
+
+def linked(path):
+    outside = path.parents[2] / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+def device(path):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("change", [linked, device, pipe])
+def test_only_plain_files_are_vouched_for(summed, change):
+    folder, sums = summed
+    assert manifest.sums_problem(folder, sums) is None
+    change(next(path for path in sorted(folder.rglob("*")) if path.is_file()))
+    assert "a link, device or pipe" in manifest.sums_problem(folder, sums)
+
+
+def test_folders_may_be_no_links_either(summed):
+    folder, sums = summed
+    inside = next(path for path in sorted(folder.rglob("*")) if path.is_dir())
+    inside.rename(folder.parent / "outside")
+    inside.symlink_to(folder.parent / "outside", target_is_directory=True)
+    assert "a link, device or pipe" in manifest.sums_problem(folder, sums)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "3", '{"a": 1', '{"a": NaN}', '{"a": 1, "a": 2}', '{"a":' * 100_000, b"\xff", None],
+)
+def test_json_that_was_not_written_by_write_json(tmp_path, content):
+    path = tmp_path / "file.json"
+    if content is None:
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(ValueError, match=rf"{path} is damaged \(.*\); restore it from a copy"):
+        manifest.read_json(path)
+    with pytest.raises(FileNotFoundError):
+        manifest.read_json(tmp_path / "nothing")

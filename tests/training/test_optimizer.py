@@ -194,6 +194,7 @@ def test_moments_and_updates_keep_the_dtype_of_their_parameters(adam_form):
 @pytest.mark.parametrize("form", ["corrected", "authors"])
 @pytest.mark.parametrize("clip", ["global", "per_tensor", "reader"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.some(6)
 def test_skip_leaves_a_broken_update_out(bad, clip, form):
     changes = dict(clip=clip, adam=form, clip_norm=1.0)
     config = make_config(nonfinite="skip", **changes)
@@ -238,3 +239,52 @@ def test_a_negative_clip_is_refused():
     """It would turn every gradient around: the loss rises."""
     with pytest.raises(ValueError, match="clip_norm"):
         make_optimizer(make_config(clip_norm=-1.0))
+
+
+# ---- several batches an update -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nonfinite", ["stop", "skip"])
+def test_accumulated_updates_are_adams_of_the_mean_gradients(nonfinite):
+    """Two batches an update: the mean is clipped, not each; schedule and moments count updates."""
+    config = make_config(
+        accumulate=2, clip_norm=1.0, schedule="cosine", num_steps=4, nonfinite=nonfinite
+    )
+    got = updates(config, GRADIENTS)
+    rates = [0.5, 0.5 * (0.1 + 0.45 * (1 + np.cos(np.pi / 2)))]
+    means = np.reshape(GRADIENTS, (2, 2, 2)).mean(axis=1)
+    np.testing.assert_array_equal([got[0], got[2]], np.zeros((2, 2)))
+    np.testing.assert_allclose([got[1], got[3]], adam(rates, means, 1.0), rtol=1e-4)
+    # Had each been clipped, the second update would be another one.
+    each = [clipped(np.array(g), "global", 1.0) for g in GRADIENTS]
+    assert not np.allclose(got[3], adam(rates, np.reshape(each, (2, 2, 2)).mean(axis=1))[1], 0.05)
+
+
+def test_a_broken_batch_is_left_out_of_an_accumulated_update():
+    config = make_config(accumulate=2, nonfinite="skip")
+    good = GRADIENTS[:4]
+    got = updates(config, [good[0], [np.nan, 1.0], good[1], [np.inf, 0.0], *good[2:]])
+    kept = [got[0], got[2], got[4], got[5]]
+    np.testing.assert_array_equal(kept, updates(make_config(accumulate=2), good))
+    np.testing.assert_array_equal([got[1], got[3]], np.zeros((2, 2)))
+
+
+def test_one_batch_an_update_has_the_state_of_old_runs():
+    params = {"a": jnp.zeros(2)}
+    one = jax.tree.structure(make_optimizer(make_config(accumulate=1)).init(params))
+    assert "MultiSteps" not in str(one)
+    two = jax.tree.structure(make_optimizer(make_config(accumulate=2)).init(params))
+    assert "MultiSteps" in str(two)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, 2.0, True, "2", None])
+def test_accumulate_must_be_a_number_of_batches(value):
+    config = make_config()
+    config = ConfigDict({**config.to_dict(), "accumulate": value})
+    with pytest.raises(ValueError, match=r"^accumulate=.* must be an integer, 1 or larger"):
+        make_optimizer(config)
+
+
+def test_no_batch_is_accumulated_in_vain():
+    with pytest.raises(ValueError, match="num_steps=100 must be a multiple of accumulate=3"):
+        make_optimizer(make_config(accumulate=3))

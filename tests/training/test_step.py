@@ -178,6 +178,7 @@ def test_run_shapes_are_those_of_a_run():
 
 
 @pytest.mark.parametrize("task", [*NETS, NOISY], ids=lambda task: getattr(task, "norm", "noisy"))
+@pytest.mark.some(2)
 def test_several_steps_in_one_call_are_the_same_steps(task):
     tx = optax.adam(1e-2)
     batches = [make_batch(seed, real=10 + seed) for seed in range(5)]

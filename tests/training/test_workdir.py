@@ -1,5 +1,6 @@
 """Runs that were made before a config had all the keys that it has now."""
 
+import importlib
 import json
 
 import pytest
@@ -20,6 +21,21 @@ def old_run(tmp_path):
 
 def test_added_keys_are_keys():
     assert workdir.ADDED.keys() <= set(common.get_config())
+
+
+def test_added_keys_of_a_task_are_its_keys(tmp_path):
+    for task, added in workdir.ADDED_TO.items():
+        config = importlib.import_module(f"configs.{task}").get_config().to_dict()
+        assert added.keys() <= config.keys() - common.get_config().keys()
+        folder = tmp_path / task
+        folder.mkdir()
+        old = {key: value for key, value in config.items() if key not in added}
+        (folder / "config.json").write_text(json.dumps(old))
+        (folder / "data.json").write_text(json.dumps({"spec": {}, "batch": {}}))
+        workdir.refuse_changed_config(folder, config)
+        assert workdir.read(folder).config == config
+    with pytest.raises(ValueError, match="another config: bptt was 0 and is 50"):
+        workdir.refuse_changed_config(tmp_path / "handwriting", config | {"bptt": 50})
 
 
 def test_an_old_run_goes_on(old_run):
@@ -46,3 +62,30 @@ def test_what_the_run_says_counts(old_run):
     assert workdir.read(old_run).config["adam"] == "authors"
     with pytest.raises(ValueError, match="adam was 'authors' and is 'corrected'"):
         workdir.refuse_changed_config(old_run, common.get_config().to_dict())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"batch": {}},
+        {"spec": [], "batch": {}},
+        {"spec": {}, "batch": None},
+        {"spec": {}, "batch": {"x": 3}},
+        {"spec": {}, "batch": {"x": [[-1], "int8"]}},
+        {"spec": {}, "batch": {"x": [[1e9], "int8"]}},
+        {"spec": {}, "batch": {"x": [[10**12], "int8"]}},
+        {"spec": {}, "batch": {"x": [[2], "O"]}},
+        {"spec": {}, "batch": {"x": [[2], ["int8"]]}},
+    ],
+)
+def test_a_description_of_another_form(old_run, data):
+    (old_run / "data.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"data\.json is damaged"):
+        workdir.read(old_run)
+
+
+@pytest.mark.parametrize("config", [{}, {"task": ["a"]}, {"task": None}])
+def test_a_config_without_a_task(old_run, config):
+    (old_run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config.json is damaged \(it names no task\)"):
+        workdir.read(old_run)

@@ -167,3 +167,36 @@ def test_progress_is_one_live_line_on_a_terminal():
     text = progress_text(True)
     assert "step 10/10  loss 0.25" in text
     assert text.count("\n") == 1 and "\r" in text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[1, 2]",
+        '{"step": 1.5, "seconds": 1}',
+        '{"step": -1, "seconds": 1}',
+        '{"step": true, "seconds": 1}',
+        '{"step": 1, "seconds": NaN}',
+        '{"step": 1, "seconds": 1, "train/loss": "high"}',
+        '{"step": 1, "seconds": 1, "train/loss": [1]}',
+        "[" * 100_000,
+    ],
+)
+def test_lines_of_another_form(tmp_path, line):
+    good = '{"step": 1, "seconds": 1, "train/loss": null}\n'
+    (tmp_path / "metrics.jsonl").write_text(f"{good}{line}\n{good}")
+    with pytest.raises(ValueError, match=r"metrics.jsonl:2 is not a line of metrics"):
+        last_recorded_step(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(f"{good}{line}\n")  # the last: a crash
+    assert last_recorded_step(tmp_path) == 1
+
+
+def test_whatever_a_metric_is_called_it_is_one_line(tmp_path):
+    name = '\x1b[2J\n{"step": 7, "seconds": 0}\u2028</script>\u202e'
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(1, 0.5, {name: 2.0})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert text.isascii() and text.count("\n") == 1 and "\x1b" not in text
+    assert lines(tmp_path) == [{"step": 1, "seconds": 0.5, name: 2.0}]
+    (summary,) = [value for event in events(tmp_path) for value in event.summary.value]
+    assert summary.simple_value == 2 and summary.tag.isprintable()
