@@ -5,10 +5,11 @@
     python compare.py --figure=4 --data_dir=...   and on the real data, at the paper's sizes
 
   --arms=key:value,value    what differs; repeated, every combination of the values
-  --config.key=value        what all arms share
+  --config.key=value        what all arms share; with --figure it is --set=key:value
   --seeds=5                 0 to 4; a seed has the same data order in all arms
   --tune=learning_rate:1e-3,3e-3   first trains each arm with each of these from another seed, and
-                            takes what is best for it on validation data
+                            takes what is best for it on validation data; repeated, every
+                            combination; with --tune_steps=N in runs of N steps
   --workdir=runs/x          where everything goes: the runs, results.json, table.md, figure.svg,
                             figure.png, report.html; the same command again trains what is missing
 
@@ -26,8 +27,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import tasks
-from lnjax.comparison import arms, figure, paper, report, results, runs, tables
-from lnjax.training import manifest, workdir
+from lnjax.comparison import arms, figure, outcome, paper, report, results, runs, tables
+from lnjax.training import manifest, trained, workdir
 from lnjax.training.checkpoint import CheckpointError
 from lnjax.training.command import EXIT_REFUSED, flags_parser, keep_compiled, tell
 from lnjax.training.interrupt import EXIT_INTERRUPTED, Interrupt
@@ -42,13 +43,16 @@ _SEEDS = flags.DEFINE_integer("seeds", 5, "how many", lower_bound=1)
 _WORKDIR = flags.DEFINE_string("workdir", None, "default: runs/figure-N, or runs/compare-<task>")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "--figure: folder of the real data")
 _SMOKE = flags.DEFINE_bool("smoke", False, "--figure: tiny models and two seeds, to see it run")
-_TUNE = flags.DEFINE_string("tune", None, "key:value,value to choose from, for each arm")
+_TUNE = flags.DEFINE_multi_string("tune", None, "key:value,value to choose from, for each arm")
+_TUNE_STEPS = flags.DEFINE_integer("tune_steps", None, "of the runs of --tune", lower_bound=1)
+_SET = flags.DEFINE_multi_string("set", None, "--figure: key:value that all its arms share")
 _TOGETHER = flags.DEFINE_enum(
     "together", "auto", ["auto", "yes", "no"], "the seeds of an arm under one vmap"
 )
 _JOBS = flags.DEFINE_integer("jobs", 1, "processes at once where not together", lower_bound=1)
 
 ROOT = pathlib.Path(__file__).parent
+NUM_QUERIES = 4  # of a sheet of retrievals
 TUNING_SEED = 1000  # none of those that are compared
 
 
@@ -89,7 +93,10 @@ def parts_of_figure(number: int, base: pathlib.Path) -> list[Part]:
             keys["data_dir"] = _DATA_DIR.value
         if _SMOKE.value:
             keys |= part["smoke"]
-        config = arms.apply(load(file), keys)
+        shared, *others = arms.parse(_SET.value or [])
+        if others:
+            raise ValueError("--set: expected one value for each key; several values are arms")
+        config = arms.apply(load(file), keys | shared.changes)
         several = len(paper.FIGURES[number]["parts"]) > 1
         folder = base / (part["variant"] or part["task"]) if several else base
         axis = {"x": part["x"], "steps_per_x": part["steps_per_x"]}
@@ -110,9 +117,10 @@ def part_of_config(config: ConfigDict, file: str, base: pathlib.Path) -> Part:
 # ------------------------------------------------------------------------------ training
 
 
-def choices_of_tune() -> list[arms.Arm]:
-    """The values of --tune, each as a change; none without it."""
-    return arms.parse([_TUNE.value]) if _TUNE.value else []
+def tuning() -> tuple[dict[str, dict[str, str]], dict[str, int]]:
+    """The choices of --tune by name, none without it, and what their runs have in common."""
+    choices = {choice.name: choice.changes for choice in arms.parse(_TUNE.value or [])}
+    return choices, {} if _TUNE_STEPS.value is None else {"num_steps": _TUNE_STEPS.value}
 
 
 def check(part: Part) -> None:
@@ -122,13 +130,14 @@ def check(part: Part) -> None:
       ValueError: an arm, the config or the data cannot be used.
     """
     module = tasks.load(part.config.task)
-    choices = [choice.changes for choice in choices_of_tune()] or [{}]
-    for choice in choices:
-        for arm in part.arms:
-            config = arms.apply(part.config, arm.changes | choice)
-            workdir.check_steps(config)
-            make_optimizer(config)
-            module.make_task(config, module.make_data(config).spec)
+    choices, short = tuning()
+    for arm in part.arms:
+        config = arms.apply(part.config, arm.changes)
+        spec = module.make_data(config).spec  # once: opening data may take ten seconds
+        for changes in ({}, *({**changes, **short} for changes in choices.values())):
+            tuned = arms.apply(config, changes)
+            make_optimizer(tuned)
+            module.make_task(tuned, spec)
 
 
 def train(
@@ -161,33 +170,58 @@ def train(
         config = arms.apply(part.config, arm.changes)
         tuned = tune(part, arm, config, all_of) if _TUNE.value else None
         if tuned is not None:
-            config = arms.apply(config, {tuned["key"]: tuned["chosen"]})
+            config = arms.apply(config, tuned["chosen"])
         all_of(
             [arms.apply(config, {"seed": seed}) for seed in seeds],
             [runs.folder_of(part.folder, arm, seed) for seed in seeds],
         )
+        for seed in seeds:
+            retrieve(config, runs.folder_of(part.folder, arm, seed))
         found.append(tuned)
     return found
 
 
+def retrieve(config: ConfigDict, folder: pathlib.Path) -> None:
+    """The sheet of a finished run whose samples need the data: what captions find."""
+    ended = outcome.read(folder)
+    if config.task != "order_embeddings" or config.data == "real" or ended is None:
+        return  # the others draw in training; of real images only features are there
+    sheet = folder / "samples" / f"{ended.step:08d}.png"
+    if ended.status != "done" or sheet.exists():
+        return
+    from tasks.order_embeddings import make_task, search
+
+    task, state, step = trained.load(folder, make_task)
+    spec = workdir.read(folder).spec
+    queries = search.sample(task, state.params, config, spec, NUM_QUERIES)
+    sheet.parent.mkdir(exist_ok=True)
+    search.write(sheet, queries, title=f"captioned_images/{config.data}, step {step}")
+
+
 def tune(part: Part, arm: arms.Arm, config: ConfigDict, train_all: Callable) -> dict[str, Any]:
-    """Which of the values of --tune ends best on validation data, from a seed of its own."""
+    """Which choice of --tune ends best on validation data, from a seed of its own."""
     metric, better = paper.TUNED_BY[config.task]
     sign = 1 if better == "lower" else -1
     tried: dict[str, float | None] = {}
-    key = ""
-    for choice in choices_of_tune():
-        folder = part.folder / "tuning" / arm.name / choice.name
-        train_all([arms.apply(config, {**choice.changes, "seed": TUNING_SEED})], [folder])
+    choices, short = tuning()
+    for name, changes in choices.items():
+        folder = part.folder / "tuning" / arm.name / name
+        train_all([arms.apply(config, {**changes, **short, "seed": TUNING_SEED})], [folder])
         run = results.gather_run(folder, part.folder, TUNING_SEED)
         curve = results.curve(run, metric)
-        ((key, value),) = choice.changes.items()
-        tried[value] = float(curve.values[-1]) if curve and run["status"] == "done" else None
-    reached = {value: sign * found for value, found in tried.items() if found is not None}
+        tried[name] = float(curve.values[-1]) if curve and run["status"] == "done" else None
+    reached = {name: sign * found for name, found in tried.items() if found is not None}
     if not reached:
-        raise ValueError(f"--tune={_TUNE.value}: {arm.name} is not finite with any of these")
-    chosen = min(reached, key=lambda value: reached[value])
-    return {"key": key, "chosen": chosen, "tried": tried, "metric": metric, "seed": TUNING_SEED}
+        raise ValueError(f"--tune: {arm.name} is finite with none of {', '.join(choices)}")
+    chosen = min(reached, key=lambda name: reached[name])
+    return {
+        "name": chosen,
+        "chosen": choices[chosen],
+        "tried": tried,
+        "metric": metric,
+        "seed": TUNING_SEED,
+        "steps": short.get("num_steps", config.num_steps),
+    }
 
 
 # ------------------------------------------------------------------------------ results
@@ -224,7 +258,9 @@ def gather(title: str, parts: list[Part], tuned: list[list[Any]], seeds: Sequenc
                 "paper": part.numbers,
             }
         )
-    return {"title": title, "parts": made, "machine": manifest.run_manifest(0)}
+    here = manifest.run_manifest(0)  # the runs have their own
+    keys = ("platform", "device_kind", "device_count", "command", "start_time")
+    return {"title": title, "parts": made, "machine": {key: here[key] for key in keys}}
 
 
 def write_all(folder: pathlib.Path, found: dict[str, Any]) -> None:
@@ -235,15 +271,39 @@ def write_all(folder: pathlib.Path, found: dict[str, Any]) -> None:
     report.write(folder / "report.html", found, folder)
 
 
-def compare(base: pathlib.Path) -> int:
-    """Everything; returns the exit code."""
+def asked(base: pathlib.Path) -> tuple[str, list[Part]]:
+    """Title and parts of what the flags ask for.
+
+    Raises:
+      ValueError: they contradict each other, or an arm is none.
+    """
     if (_FIGURE.value is None) == (_CONFIG.value is None):
         raise ValueError("expected --config=configs/x.py with --arms, or --figure=1 to 6")
+    if _FIGURE.value is None and (_SMOKE.value or _DATA_DIR.value or _SET.value):
+        raise ValueError(
+            "--smoke, --data_dir and --set belong to --figure; with --config take"
+            " configs/x.py:smoke, --config.data_dir=... and --config.key=value"
+        )
+    if _TUNE_STEPS.value is not None and not _TUNE.value:
+        raise ValueError("--tune_steps has no --tune to be of; add --tune=key:value,value")
     if _FIGURE.value is None:
         file = config_flags.get_config_filename(flags.FLAGS["config"])
-        parts, title = [part_of_config(_CONFIG.value, file, base)], f"{file}"
+        title, parts = file, [part_of_config(_CONFIG.value, file, base)]
     else:
-        parts, title = parts_of_figure(_FIGURE.value, base), paper.FIGURES[_FIGURE.value]["title"]
+        parts = parts_of_figure(_FIGURE.value, base)
+        title = paper.FIGURES[_FIGURE.value]["title"]
+    choices, short = tuning()
+    for part in parts:
+        for arm in part.arms:
+            config = arms.apply(part.config, arm.changes)
+            for changes in ({}, *({**changes, **short} for changes in choices.values())):
+                workdir.check_steps(arms.apply(config, changes))
+    return title, parts
+
+
+def compare(base: pathlib.Path) -> int:
+    """Everything; returns the exit code."""
+    title, parts = asked(base)
     seeds = range(min(2, _SEEDS.value) if _SMOKE.value else _SEEDS.value)
     for part in parts:
         check(part)

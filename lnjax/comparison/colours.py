@@ -1,22 +1,13 @@
 """The colour and the dashes of an arm, the same in every figure and page.
 
-The colours are those of Okabe and Ito, "Color Universal Design" (2008), which people with any kind
-of colour vision can tell apart. A norm keeps its colour through the whole project.
+A norm keeps its colour through the whole project (`lnjax.palette`); the others are of that palette.
 """
 
 from collections.abc import Sequence
 
 from lnjax.comparison.results import Json
+from lnjax.palette import NORMS
 
-NORMS = {
-    "layer": "#0072b2",
-    "rms": "#009e73",
-    "batch": "#d55e00",
-    "weight": "#cc79a7",
-    "group": "#56b4e9",
-    "instance": "#e69f00",
-    "none": "#555555",
-}
 # In the order of the publication, without black, the text's, and yellow, too light on white
 OTHERS = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7")
 

@@ -35,10 +35,10 @@ def draw(results: Json) -> "Figure":
     rows = -(-len(wanted) // columns)
     size = (PANEL_SIZE[0] * columns, PANEL_SIZE[1] * rows + 0.5)
     figure = Figure(figsize=size, layout="constrained")
-    every = figure.subplots(rows, columns, squeeze=False).flat
+    every = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax, (part, panel, of) in zip(every, wanted, strict=False):
         _panel(ax, part, panel, of)
-    for ax in list(every)[len(wanted) :]:
+    for ax in every[len(wanted) :]:
         ax.remove()
     notes = {
         part["data"] + ("" if comparable(part) else f" ({NOT_COMPARABLE})")
@@ -78,6 +78,12 @@ def _panel(ax: Any, part: Json, panel: Json, of: str) -> None:
     ax.set_ylabel(panel["label"])
     ax.set_yscale(panel["scale"])
     ax.set_xscale(panel["x_scale"])
+    if panel["x_scale"] == "log":  # by itself it labels every tenth of less than a decade
+        from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.xaxis.set_minor_locator(NullLocator())
     ax.set_title(f"{part['config'].removeprefix('configs/')}", fontsize=9)
     ax.grid(alpha=0.25, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)

@@ -3,9 +3,9 @@
 A run that has one is finished, and is never trained again.
 """
 
-import json
+import os
 import pathlib
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from lnjax.training import manifest
 
@@ -33,11 +33,14 @@ def read(folder: pathlib.Path) -> Outcome | None:
       ValueError: the file is damaged.
     """
     path = folder / _FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
+    cure = "delete it, and the run goes on from its checkpoint"
+    found = manifest.read_json(path, cure)
     try:
-        return Outcome(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); delete it, and the run goes on from its checkpoint"
-        ) from None
+        ended = Outcome(**found)
+    except TypeError as error:
+        raise ValueError(f"{path} is damaged ({error}); {cure}") from None
+    if ended.status not in get_args(Status) or {type(ended.step), type(ended.together)} != {int}:
+        raise ValueError(f"{path} is damaged ({tuple(ended)}); {cure}")
+    return ended

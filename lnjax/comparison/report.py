@@ -61,7 +61,7 @@ def render(results: Json, base: pathlib.Path) -> str:
         scripts=[Markup(script) for script in scripts],
         hashes=[_hash(script) for script in scripts],
         style=Markup((_PAGE / "report.css").read_text("utf-8")),
-        figure=_data_uri(base / _FIGURE, "image/svg+xml"),
+        figure=_data_uri(base, _FIGURE, "image/svg+xml"),
         facts=_facts(results),
         parts=parts,
     )
@@ -167,7 +167,7 @@ def _samples(runs: Sequence[tuple[Json, Json]], seed: int, base: pathlib.Path) -
                     "seed": seed,
                     "status": run["status"],
                     "at": int(pathlib.PurePosixPath(path).stem) if path else None,
-                    "uri": _data_uri(base / path, "image/png") if path else None,
+                    "uri": _data_uri(base, path, "image/png") if path else None,
                 }
             )
     return {"seed": seed, "sheets": sheets} if any(each["at"] for each in sheets) else None
@@ -178,12 +178,14 @@ def _keys(part: Json) -> list[Json]:
     arms, rows = part["arms"], []
     tuned = {arm["name"]: arm["tuned"] for arm in arms if arm.get("tuned")}
     added = {key: "-" for arm in arms for key in arm["changes"]}
-    added |= {found["key"]: "-" for found in tuned.values()}
+    added |= {key: "-" for found in tuned.values() for key in found["chosen"]}
     for key, value in sorted((added | _flat(part["keys"])).items()):
         in_arms = [str(arm["changes"][key]) for arm in arms if key in arm["changes"]]
         in_arms = list(dict.fromkeys(in_arms))
         in_arms += [
-            f"{name}: {found['chosen']}" for name, found in tuned.items() if found["key"] == key
+            f"{name}: {found['chosen'][key]}"
+            for name, found in tuned.items()
+            if key in found["chosen"]
         ]
         rows.append({"key": key, "value": _text(value), "arms": in_arms})
     return rows
@@ -271,7 +273,7 @@ def _markdown() -> Any:
     """A reader of what `tables` writes and nothing else: names of arms hold no links, no HTML."""
     from markdown_it import MarkdownIt
 
-    return MarkdownIt("zero").enable(["table", "list", "backticks"])
+    return MarkdownIt("zero").enable(["table", "list", "backticks", "escape"])
 
 
 def _heading(section: str) -> Any:
@@ -330,8 +332,10 @@ def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _data_uri(path: pathlib.Path, kind: str) -> str | None:
-    """The file as a part of the page; None if it is not there."""
-    if not path.exists():
+def _data_uri(base: pathlib.Path, name: str, kind: str) -> str | None:
+    """A file below `base` as a part of the page; None if it is not there, or leads out of it."""
+    path = base / name
+    # A page is made to be shown around: nothing else of the disk may come into it.
+    if not path.is_file() or not path.resolve().is_relative_to(base.resolve()):
         return None
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

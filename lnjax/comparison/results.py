@@ -19,8 +19,8 @@ paper may have two.
 """
 
 import functools
-import json
 import math
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ import numpy as np
 from lnjax.comparison import outcome
 from lnjax.comparison.measures import Curve
 from lnjax.training import manifest
+from lnjax.training.writer import read_lines
 
 Json = dict[str, Any]
 FILE = "results.json"
@@ -60,7 +61,7 @@ def gather_run(folder: pathlib.Path, base: pathlib.Path, seed: int) -> Json:
         "folder": folder.relative_to(base).as_posix(),
         "lines": lines,
         "sheet": sheets[-1].relative_to(base).as_posix() if sheets else None,
-        "manifest": json.loads(path.read_text()) if path.exists() else {},
+        "manifest": manifest.read_json(path) if os.path.lexists(path) else {},
     }
 
 
@@ -76,12 +77,10 @@ def read(path: pathlib.Path) -> Json:
       ValueError: there is no such file, or it is damaged.
     """
     try:
-        found = json.loads(path.read_text())
+        found = manifest.read_json(path, "compare.py writes it again")
     except FileNotFoundError:
         raise ValueError(f"there is no {path}; compare.py writes it") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); compare.py writes it again") from None
-    if not isinstance(found, dict) or "parts" not in found:
+    if "parts" not in found:
         raise ValueError(f"{path} is no record of a comparison; expected one of compare.py")
     return found
 
@@ -149,12 +148,10 @@ def comparable(part: Json) -> bool:
 
 
 def _lines(path: pathlib.Path) -> list[Json]:
-    """The whole lines of a metrics file; the last may be half-written."""
-    if not path.exists():
-        return []
-    rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    """The whole lines of a metrics file, those of one step as one."""
+    rows = [row for _, row in read_lines(path)]
     merged: dict[int, Json] = {}
-    for row in rows:  # training and evaluation of one step are two lines
+    for row in rows:
         merged.setdefault(row["step"], {}).update(row)
     return [row for _, row in sorted(merged.items())]
 

@@ -60,7 +60,7 @@ def train_arm(
     """
     todo = []
     for config, folder in zip(configs, folders, strict=True):
-        workdir.refuse_changed_config(folder, config.to_dict())
+        workdir.refuse_changed_config(folder, config.to_dict(), strict=True)
         if not _is_finished(folder, config):
             todo.append((config, folder))
     if how != "no" and len(todo) > 1:
@@ -107,7 +107,10 @@ def _one_by_one(
                 for process in running.values():
                     process.terminate()  # it writes a checkpoint first
             for folder in [folder for folder, each in running.items() if each.poll() is not None]:
-                interrupted |= not _finish(folder, running.pop(folder).returncode)
+                code = running.pop(folder).returncode
+                # A signal ends a process that has not come to its loop yet in another way.
+                stopped = told and code not in (0, EXIT_NONFINITE)
+                interrupted |= not _finish(folder, EXIT_INTERRUPTED if stopped else code)
     finally:
         for process in running.values():
             process.terminate()

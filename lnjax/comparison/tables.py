@@ -1,24 +1,27 @@
 """The table of a comparison, in Markdown, from its record alone."""
 
 import math
+import re
 from collections.abc import Sequence
 
 from lnjax.comparison import measures
 from lnjax.comparison.results import Json, comparable, finished, number, rivals
+from lnjax.terminal import printable
 
 NOT_COMPARABLE = "embedded data: not comparable"
 
 
 def table(results: Json) -> str:
     """Everything that `table.md` holds: one section for each part, one table for each panel."""
-    return "\n".join([f"# {results['title']}", "", *map(_part, results["parts"])])
+    return "\n".join([f"# {plain(results['title'])}", "", *map(_part, results["parts"])])
 
 
 def _part(part: Json) -> str:
     where = f" ({NOT_COMPARABLE} with the paper)" if not comparable(part) else ""
-    lines = [f"## {part['config']} on {part['data']}{where}", ""]
+    lines = [f"## {plain(part['config'])} on {plain(part['data'])}{where}", ""]
     for panel in part["panels"]:
-        lines += [f"### {panel['label']} (`{panel['metric']}`, {panel['better']} is better)", ""]
+        metric = plain(panel["metric"]).replace("`", "'")
+        lines += [f"### {plain(panel['label'])} (`{metric}`, {panel['better']} is better)", ""]
         lines += [*_finals(part, panel), "", *_speeds(part, panel), ""]
     lines += _remarks(part)
     return "\n".join(lines)
@@ -47,23 +50,32 @@ def _finals(part: Json, panel: Json) -> list[str]:
 
 
 def _speeds(part: Json, panel: Json) -> list[str]:
-    """One row per pair: how much of the rival's way the challenger needs."""
+    """One row per pair: how much of the rival's way the challenger needs.
+
+    Where it does not arrive, a row more: how much of its way the rival needs.
+    """
     rows = []
     for one, other in rivals(part["arms"]):
-        mine, theirs = finished(one, panel), finished(other, panel)
-        pairs = [(mine[seed], theirs[seed]) for seed in sorted(mine.keys() & theirs.keys())]
-        differences = [a.values[-1] - b.values[-1] for a, b in pairs]
-        row = [f"{one['name']} : {other['name']}"]
-        for of in ("steps", "seconds"):
-            speed = measures.speed(pairs, panel["better"], of=of)
-            row.append(f"{number(speed.ratio, 3)} ({interval(speed)})")
-        speed = measures.speed(pairs, panel["better"])
-        row += [f"{speed.arrived} of {speed.pairs}", with_error(measures.mean(differences))]
-        rows.append(row)
+        row, arrives = _speed(panel, one, other)
+        rows += [row] if arrives else [row, _speed(panel, other, one)[0]]
     if not rows:
         return []
     head = ["to the best value of the rival", "of its steps", "of its seconds", "seeds that arrive"]
     return markdown([*head, "difference at the end"], rows)
+
+
+def _speed(panel: Json, one: Json, other: Json) -> tuple[list[str], bool]:
+    """The row of a pair, and whether half of the challenger's seeds arrive."""
+    mine, theirs = finished(one, panel), finished(other, panel)
+    pairs = [(mine[seed], theirs[seed]) for seed in sorted(mine.keys() & theirs.keys())]
+    row = [f"{one['name']} : {other['name']}"]
+    for of in ("steps", "seconds"):
+        speed = measures.speed(pairs, panel["better"], of=of)
+        row.append(f"{number(speed.ratio, 3)} ({interval(speed)})")
+    speed = measures.speed(pairs, panel["better"])
+    differences = [a.values[-1] - b.values[-1] for a, b in pairs]
+    row += [f"{speed.arrived} of {speed.pairs}", with_error(measures.mean(differences))]
+    return row, not math.isinf(speed.ratio)
 
 
 def _remarks(part: Json) -> list[str]:
@@ -73,19 +85,40 @@ def _remarks(part: Json) -> list[str]:
         for run in arm["runs"]:
             if run["status"] != "done":
                 lines.append(
-                    f"* {arm['name']}, seed {run['seed']}: {run['status']} at {run['step']}"
+                    f"* {plain(arm['name'])}, seed {run['seed']}: {run['status']} at {run['step']}"
                 )
         if arm.get("tuned"):
             tuned = arm["tuned"]
-            tried = ", ".join(
-                f"{value}: {'not finite' if found is None else number(found)}"
-                for value, found in tuned["tried"].items()
+            tried = "; ".join(
+                f"{plain(name)}: {'not finite' if found is None else number(found)}"
+                for name, found in tuned["tried"].items()
             )
             lines.append(
-                f"* {arm['name']}: {tuned['key']}={tuned['chosen']} was the best of {tried}"
-                f" ({tuned['metric']}, seed {tuned['seed']})"
+                f"* {plain(arm['name'])}: {plain(tuned['name'])} was the best of {tried}"
+                f" ({plain(tuned['metric'])} after {tuned['steps']} steps, seed {tuned['seed']})"
+                + "".join(f"; {plain(key)} is the {end} tried" for key, end in _at_the_edge(tuned))
             )
     return [*lines, ""] if lines else []
+
+
+def _at_the_edge(tuned: Json) -> list[tuple[str, str]]:
+    """The keys whose chosen number was the lowest or the highest of its own: better may lie beyond.
+
+    >>> tried = {"a=1,b=x": 0.1, "a=2,b=x": 0.2, "a=3,b=x": None}
+    >>> _at_the_edge({"chosen": {"a": "1", "b": "x"}, "tried": tried})
+    [('a', 'lowest')]
+    """
+    found = []
+    for key, chosen in tuned["chosen"].items():
+        parts = [part.partition("=") for name in tuned["tried"] for part in name.split(",")]
+        try:
+            values = {float(value) for name, _, value in parts if name == key}
+            ends = {min(values): "lowest", max(values): "highest"}
+        except ValueError:  # words have no order
+            continue
+        if len(values) > 1 and float(chosen) in ends:
+            found.append((key, ends[float(chosen)]))
+    return found
 
 
 def paper(part: Json, arm: Json, panel: Json) -> str:
@@ -113,9 +146,19 @@ def interval(speed: measures.Speed) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table."""
+    """The lines of a table of plain text."""
     return [
         f"| {' | '.join(head)} |",
         "|" + "---|" * len(head),
-        *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows),
+        *(f"| {' | '.join(map(plain, row))} |" for row in rows),
     ]
+
+
+def plain(text: str) -> str:
+    """`text` for Markdown, in which no character of it means anything: no HTML, link or line.
+
+    >>> print(plain("<b>|`x`[a](b)"))
+    \\<b\\>\\|\\`x\\`\\[a\\](b)
+    """
+    shown = printable(text.replace("\n", " ").replace("\t", " "))
+    return re.sub(r"([\\`*\[\]<>|&]|(?<!\w)_|_(?!\w))", r"\\\1", shown)

@@ -24,7 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lnjax.comparison import outcome
-from lnjax.training import metrics, workdir
+from lnjax.training import metrics, nonfinite, workdir
 from lnjax.training.checkpoint import Checkpoints, refuse_changed_data
 from lnjax.training.command import tell
 from lnjax.training.evaluation import evaluate
@@ -82,15 +82,16 @@ def train(
     """
     config = configs[0]
     workdir.check_steps(config)
-    if config.mesh.data != 1:
-        raise Apart(
-            f"mesh.data={config.mesh.data}: a run has several devices, not a device several"
-        )
+    if (config.mesh.data, config.mesh.model) != (1, 1):
+        raise Apart(f"mesh={dict(config.mesh)}: a run has several devices, not a device several")
     members = [
         Member(each, folder, module.make_data(each), jax.random.key(each.seed))
         for each, folder in zip(configs, folders, strict=True)
     ]
-    made = [module.make_task(each.config, each.data.spec) for each in members]
+    made = [
+        nonfinite.guarded(module.make_task(each.config, each.data.spec), each.config)
+        for each in members
+    ]
     if any(task != made[0] for task in made):
         raise Apart("the data of the seeds ask for different models")
     task, tx, mesh = made[0], make_optimizer(config), make_mesh(1)
@@ -143,7 +144,9 @@ def train(
                     writer.write(step, seconds, row)
 
         # ------------------------------------------------------------------ the loop
-        begin = time.perf_counter() - writers[0].seconds_spent * len(members)
+        # Of the furthest: a seed that was lost has no later line.
+        spent = max(writer.seconds_spent for writer in writers)
+        begin = time.perf_counter() - spent * len(members)
         while step < config.num_steps and len(lost) < len(members):
             state, new = compiled(state, _next(members, config.steps_per_call), rngs)
             sums = metrics.add(sums, new)
@@ -153,7 +156,7 @@ def train(
             logging_now = last or step % config.log_steps == 0
             saving_now = last or stop or step % config.checkpoint_steps == 0
             if logging_now or saving_now:
-                checked = [state.params]
+                checked = [state.params, state.model_state]
                 if config.nonfinite == "stop":
                     checked += [sums["loss"], sums["grad_norm"]]
                 for index in np.flatnonzero(~np.asarray(jax.vmap(metrics.all_finite)(checked))):

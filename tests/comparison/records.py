@@ -157,11 +157,16 @@ def comparison(*, count: int = 40, seeds: int = 5) -> Json:
                 )
             )
         tuned = {
-            "key": "learning_rate",
-            "chosen": 0.001,
-            "tried": {"0.0003": 0.21, "0.001": 0.16, "0.003": 0.19},
+            "name": "learning_rate=0.001",
+            "chosen": {"learning_rate": "0.001"},
+            "tried": {
+                "learning_rate=0.0003": 0.21,
+                "learning_rate=0.001": 0.16,
+                "learning_rate=0.003": 0.19,
+            },
             "metric": "eval/nll",
             "seed": 100,
+            "steps": 30,
         }
         arms.append(arm({"norm": norm}, runs, tuned=tuned if norm == "batch" else None))
     steps = 10 * count

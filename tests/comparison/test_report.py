@@ -269,7 +269,8 @@ def test_sheets_that_are_not_there_are_said_not_to_be(tmp_path):
 
 def test_the_config_is_whole_and_what_the_arms_change_is_marked(tmp_path):
     record = small(keys={"norm": "layer", "mesh": {"data": 1}, "note": None, "num_steps": 30})
-    tuned = {"key": "learning_rate", "chosen": 0.1, "tried": {"0.1": 1.0}, "metric": "m", "seed": 9}
+    tuned = {"name": "learning_rate=0.1", "chosen": {"learning_rate": "0.1"}, "steps": 30}
+    tuned |= {"tried": {"learning_rate=0.1": 1.0}, "metric": "m", "seed": 9}
     record["parts"][0]["arms"][1]["tuned"] = tuned
     page = rendered(record, tmp_path)
     assert [page.cells(row)[0] for row in page.all("tr", kind="changed")] == [
@@ -565,3 +566,15 @@ def test_a_browser_takes_no_name_for_markup(tmp_path):
     assert seen["errors"] == [] and seen["beforeProbe"] == 0
     assert any(each.startswith(f"{EVIL} : ") for each in seen["label"])
     assert seen["readout"].startswith(f"{EVIL} ")
+
+
+def test_no_file_outside_of_the_folder_is_in_the_page(tmp_path):
+    """A page is shown around: a record from elsewhere must not put a file of the user's into it."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (tmp_path / "secret.png").write_bytes(b"a secret")
+    (base / "link.png").symlink_to(tmp_path / "secret.png")
+    for sheet in ("../secret.png", str(tmp_path / "secret.png"), "link.png", "."):
+        assert report._data_uri(base, sheet, "image/png") is None
+    (base / "7.png").write_bytes(b"a sheet")
+    assert report._data_uri(base, "7.png", "image/png") is not None

@@ -4,6 +4,7 @@ import copy
 import json
 from xml.etree import ElementTree
 
+import markdown_it
 import numpy as np
 import pytest
 
@@ -33,7 +34,7 @@ def test_a_record_is_read_as_it_was_written(record, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(None, "there is no"), ("{", "damaged"), ("[]", "no record"), ("{}", "no record")],
+    [(None, "there is no"), ("{", "damaged"), ("[]", "damaged"), ("{}", "no record")],
 )
 def test_what_is_no_record_is_refused(content, told, tmp_path):
     path = tmp_path / "results.json"
@@ -130,3 +131,62 @@ def test_the_figure_is_of_the_record_alone(record, tmp_path):
     np.testing.assert_allclose(
         lines[0].get_xdata(), whole.steps / record["parts"][0]["axis"]["steps_per_x"]
     )
+
+
+def test_a_last_row_that_is_not_full_has_no_empty_axes(record):
+    part = record["parts"][0]
+    panels = [*part["panels"], part["panels"][0]]
+    drawn = figure.draw(records.results({**part, "panels": panels}))
+    assert [len(ax.get_lines()) > 0 for ax in drawn.axes] == [True] * 4
+
+
+def test_where_the_challenger_never_arrives_the_rival_is_measured_too():
+    curves = {"layer": [3.0, 2.0, 1.5, 1.2], "batch": [3.0, 1.2, 1.0, 0.9], "none": [3.0] * 4}
+    arms = [
+        records.arm({"norm": norm}, [records.run(norm, 0, {"train/nll": values})])
+        for norm, values in curves.items()
+    ]
+    record = records.results(records.part(arms, panels=[records.PANELS[0]]))
+    found = rows(tables.table(record))
+    assert found["norm=layer : norm=batch"][0][0] == "never (one seed)"
+    assert found["norm=batch : norm=layer"][0][0] == "0.5 (one seed)"
+    assert found["norm=layer : norm=none"][0][0] == "1 (one seed)"
+    assert "norm=none : norm=layer" not in found
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"), [("1e-3", False), ("1e-2", True), ("1e-4", True)], ids=str
+)
+def test_a_choice_at_the_end_of_its_grid_is_told(chosen, told):
+    tuned = {
+        "name": f"learning_rate={chosen},adam=corrected",
+        "chosen": {"learning_rate": chosen, "adam": "corrected"},
+        "tried": {f"learning_rate={rate},adam=corrected": 1.0 for rate in ("1e-4", "1e-3", "1e-2")},
+        "metric": "eval/nll",
+        "seed": 9,
+        "steps": 30,
+    }
+    one = records.arm({"norm": "layer"}, [records.run("a", 0, {"train/nll": [1.0]})], tuned=tuned)
+    (line,) = [
+        line
+        for line in tables.table(records.results(records.part([one]))).splitlines()
+        if line.startswith("* norm=layer: ")
+    ]
+    assert line.endswith("est tried") == told
+
+
+def test_names_mean_nothing_in_markdown(record):
+    evil = "<img src=x onerror=alert(1)>[a](http://b)`c`*d*_e_&lt;|f\x1b[2J\n# g\u202e\\"
+    changed = json.loads(json.dumps(record))
+    changed["title"] = changed["parts"][0]["config"] = changed["parts"][0]["data"] = evil
+    changed["parts"][0]["panels"][0]["label"] = evil
+    for arm in changed["parts"][0]["arms"]:
+        arm["name"] = evil + arm["name"]
+    text = tables.table(changed)
+    assert text.count("\n") == tables.table(record).count("\n")  # no line of its own
+    assert "\x1b" not in text and "\u202e" not in text
+    html = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    for tag in ("<img", "<a ", "<em>", "<strong>", "<h1>g", "<code>c"):
+        assert tag not in html, tag
+    assert "&lt;img src=x onerror=alert(1)&gt;[a](http://b)`c`*d*_e_&amp;lt;|f" in html
+    assert html.count("<h1>") == 1 and html.count("<th>") == html.count("</th>")

@@ -1,6 +1,5 @@
 """Seeds under one vmap: each is what it is alone, stopped or not, lost or not; and when not."""
 
-import json
 from functools import partial
 
 import jax
@@ -17,6 +16,7 @@ from lnjax.training.optimizer import make_optimizer
 from lnjax.training.state import init_state
 from lnjax.training.step import run_shapes, train_step
 from tests.comparison.toy_module import Module
+from tests.runs import rows
 from tests.training.toy_tasks import Linear
 
 SEEDS = (3, 4, 7)
@@ -41,11 +41,6 @@ def train(folder, module, seeds=SEEDS, *, stopping=lambda: False, free_memory=No
         free_memory=free_memory,
     )
     return done, folders
-
-
-def lines(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 def alone(seed, module):
@@ -81,7 +76,7 @@ def test_each_seed_is_what_it_is_alone(tmp_path, steps_per_call):
     assert done
     for seed, folder in zip(SEEDS, folders, strict=True):
         told, state = alone(seed, module)
-        assert_close(lines(folder), told)
+        assert_close(rows(folder), told)
         assert outcome.read(folder) == outcome.Outcome("done", 12, 3)
         config = config_of(seed)
         task, tx = module.make_task(config, {}), make_optimizer(config)
@@ -94,6 +89,7 @@ def test_each_seed_is_what_it_is_alone(tmp_path, steps_per_call):
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 11])
+@pytest.mark.some(2)
 def test_stopped_and_gone_on_with_it_is_the_same(tmp_path, stop):
     _, whole = train(tmp_path / "whole", Module())
     calls = iter(range(1, 100))
@@ -102,7 +98,7 @@ def test_stopped_and_gone_on_with_it_is_the_same(tmp_path, stop):
     done, _ = train(tmp_path, Module())
     assert done
     for one, other in zip(folders, whole, strict=True):
-        assert lines(one) == lines(other)
+        assert rows(one) == rows(other)
 
 
 def test_a_seed_that_is_lost_takes_no_other_with_it(tmp_path):
@@ -116,8 +112,8 @@ def test_a_seed_that_is_lost_takes_no_other_with_it(tmp_path):
         ("not finite", 6),
         ("done", 12),
     ]
-    assert lines(folders[0]) == lines(whole[0]) and lines(folders[2]) == lines(whole[2])
-    assert lines(folders[1]) == lines(whole[1])[:1]
+    assert rows(folders[0]) == rows(whole[0]) and rows(folders[2]) == rows(whole[2])
+    assert rows(folders[1]) == rows(whole[1])[:1]
     assert not (folders[1] / "checkpoints").exists()
 
 
