@@ -1,7 +1,10 @@
-"""Text that comes from files, made fit for a terminal."""
+"""What is said on standard error: fit for a terminal, and never worth the run."""
 
+import contextlib
 import re
+import sys
 import unicodedata
+from collections.abc import Iterator
 
 # Control characters (a terminal acts on them: colours, titles, the cursor), line separators, lone
 # surrogates, and the marks that write a text from right to left, so that it reads as another.
@@ -24,6 +27,25 @@ def printable(text: str) -> str:
         for character in text
     )
     return re.sub(r"\n(?=\S)", "\n  ", shown)
+
+
+@contextlib.contextmanager
+def may_be_lost() -> Iterator[None]:
+    """What is said inside may be lost: the log may lie on a full disk, the terminal may be gone."""
+    try:
+        yield
+    except OSError:
+        # Python keeps what it could not write, and would end with 120 for it: a new stream for the
+        # same descriptor has nothing to write, and is heard again once there is room.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr = open(
+                sys.stderr.fileno(),
+                "w",
+                buffering=1,
+                encoding=sys.stderr.encoding,
+                errors=sys.stderr.errors,
+                closefd=False,
+            )
 
 
 def _acts(character: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from lnjax.terminal import printable
+from lnjax.terminal import may_be_lost, printable
 
 EXIT_REFUSED = 2
 """Wrong input (flags, config, data, checkpoint): told in one line, nothing was done."""
@@ -20,9 +20,11 @@ EXIT_REFUSED = 2
 def tell(line: str) -> None:
     """Prints to standard error, which is where everything goes that is no result.
 
-    What a terminal would act on is shown as `printable` shows it: names of files are among it.
+    What a terminal would act on is shown as `printable` shows it: names of files are among it. A
+    line that cannot be written is lost, and the run goes on.
     """
-    print(printable(line), file=sys.stderr, flush=True)
+    with may_be_lost():
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def keep_compiled() -> None:

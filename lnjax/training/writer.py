@@ -23,6 +23,7 @@ from tensorboardX.proto.event_pb2 import (
 from tensorboardX.proto.summary_pb2 import Summary  # pyrefly: ignore[missing-module-attribute]
 from tensorboardX.record_writer import RecordWriter
 
+from lnjax.terminal import may_be_lost
 from lnjax.training import manifest
 from lnjax.training.command import tell
 
@@ -247,11 +248,13 @@ class Progress:
         self._task = self._bar.add_task("starting", total=num_steps, completed=step)
 
     def __enter__(self) -> "Progress":
-        self._bar.start()
+        with may_be_lost():
+            self._bar.start()
         return self
 
     def __exit__(self, *_) -> None:
-        self._bar.stop()
+        with may_be_lost():
+            self._bar.stop()
 
     def update(self, step: int, loss: float) -> None:
         """Shows step, loss, steps per second since the last call, and the time that is left."""
@@ -263,7 +266,8 @@ class Progress:
         if speed > 0:
             left = datetime.timedelta(seconds=math.ceil((self._num_steps - step) / speed))
             text += f"  {left} left"
-        if self._console.is_terminal:
-            self._bar.update(self._task, completed=step, description=text)
-        else:
-            print(text, file=self._console.file, flush=True)
+        with may_be_lost():
+            if self._console.is_terminal:
+                self._bar.update(self._task, completed=step, description=text)
+            else:
+                print(text, file=self._console.file, flush=True)

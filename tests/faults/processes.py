@@ -70,7 +70,7 @@ class Zygote:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def start(self, folder, *changes, flags=(), limit=None, signalled=None):
+    def start(self, folder, *changes, flags=(), limit=None, signalled=None, log=None):
         """A run of the toy in `folder`.
 
         Args:
@@ -78,13 +78,14 @@ class Zygote:
           flags: of train.py, "--processes=2".
           limit: the largest file that it may write, in bytes.
           signalled: "SIGTERM 31": it gets this signal while it makes step 31.
+          log: path of what its words go to instead, and are not told.
         """
         self._count += 1
         told = self._scratch / f"told-{self._count}"
         told.touch()
         keys = [f"--config.{each}" for each in changes]
         arguments = [CONFIG, f"--workdir={folder}", *keys, *flags]
-        start = {"arguments": arguments, "told": str(told), "limit": limit}
+        start = {"arguments": arguments, "told": str(log or told), "limit": limit}
         start["signalled"] = signalled
         return Child(self, self.ask({"start": start}), told)
 

@@ -60,13 +60,17 @@ def fill(path):
 
 
 def test_saves_that_fail_are_told_and_tried_again(zygote, tmp_path):
-    """No file may grow over 4 kB, which checkpoints do: each is told, and the last is an error."""
+    """No file may grow over 50 kB, which checkpoints do: each is told, and the last is an error.
+
+    The log may neither: it holds the tracebacks of TensorStore's threads too, if any come.
+    """
     folder = tmp_path / "run"
-    code, told = zygote.run(folder, "num_steps=20", "checkpoint_steps=10", "log_steps=20")
+    large = ("features=8000", "checkpoint_steps=10", "log_steps=20")
+    code, told = zygote.run(folder, "num_steps=20", *large)
     assert code == 0, told
-    more = ("num_steps=40", "checkpoint_steps=10", "log_steps=20", "eval_steps=40")
-    code, told = zygote.run(folder, *more, limit=4000)
-    assert code == 2 and not crashed(told)
+    more = ("num_steps=40", *large, "eval_steps=40")
+    code, told = zygote.run(folder, *more, limit=50_000)
+    assert code == 2 and not crashed(told), told
     failed = [line for line in told.splitlines() if "failed" in line]
     assert [line.partition(" in ")[0].rpartition(" ")[2] for line in failed] == ["30", "40", "40"]
     assert "tries again" in failed[0] and failed[-1].startswith("error: saving step 40")
@@ -75,6 +79,22 @@ def test_saves_that_fail_are_told_and_tried_again(zygote, tmp_path):
     # With room again, the same command goes on.
     code, told = zygote.run(folder, *more)
     assert code == 0 and "going on from step 20" in told and steps(folder) == [20, 30, 40]
+
+
+@pytest.mark.parametrize("log", ["full", "a terminal that is gone"])
+def test_a_log_that_cannot_be_written_ends_no_run(log, zygote, tmp_path):
+    long = ("num_steps=200",)
+    if log == "full":
+        child = zygote.start(tmp_path / "run", *long, log="/dev/full")
+    else:
+        terminal, inside = os.openpty()
+        child = zygote.start(tmp_path / "run", *long, log=os.ttyname(inside))
+        until(lambda: b"step" in os.read(terminal, 1000), child)
+        os.close(inside)
+        os.close(terminal)
+    assert child.wait() == (0, "")
+    assert zygote.run(tmp_path / "whole", *long)[0] == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ import train
 from lnjax.data import pipeline
 from lnjax.training.task import LossAux, TaskData, TaskDefaults
 
-NUM_RECORDS, D, H = 37, 3, 16
+NUM_RECORDS, D = 37, 3
 signalled = None, 0  # a signal, and the step at which this process gets it
 
 
@@ -27,12 +27,14 @@ signalled = None, 0  # a signal, and the step at which this process gets it
 class Toy(TaskDefaults):
     norm: str
     dropout: float
+    features: int
     name: str = "toy"
     rng_streams: tuple[str, ...] = ("dropout",)
 
     def init(self, rng, batch):
-        kernels = {"first": jax.random.normal(rng, (D, H)), "second": jnp.zeros(H)}
-        statistics = {"mean": jnp.zeros(H)} if self.norm == "batch" else {}
+        kernels = {"first": jax.random.normal(rng, (D, self.features))}
+        kernels["second"] = jnp.zeros(self.features)
+        statistics = {"mean": jnp.zeros(self.features)} if self.norm == "batch" else {}
         return {"params": kernels, "batch_stats": statistics}
 
     def loss(self, params, model_state, batch, rngs, *, train):
@@ -111,7 +113,7 @@ def make_data(config):
 
 
 def make_task(config, spec):
-    return Toy(config.norm, config.dropout)
+    return Toy(config.norm, config.dropout, config.features)
 
 
 def main():

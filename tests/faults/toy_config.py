@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.checkpoint_steps = 10
     config.norm = "batch"  # or "none"
     config.dropout = 0.3
+    config.features = 16
     config.num_threads = 2  # that read ahead
     config.broken_record = -1  # the record that holds a NaN; -1: none does
     return config
