@@ -79,9 +79,20 @@ def train_arm(
 
 
 def _is_finished(folder: pathlib.Path, config: ConfigDict) -> bool:
-    """Whether a run ended, at the config's last step: more steps may have been asked for since."""
+    """Whether a run ended, at the config's last step: more steps may have been asked for since.
+
+    Raises:
+      ValueError: it has more steps; what it was at the config's last one is in no checkpoint.
+    """
     ended = outcome.read(folder)
-    return ended is not None and (ended.status != "done" or ended.step >= config.num_steps)
+    if ended is None or ended.status != "done":
+        return ended is not None
+    if ended.step > config.num_steps:
+        raise ValueError(
+            f"{folder} holds a run of {ended.step} steps, and {config.num_steps} are asked for;"
+            " take at least as many, or another --workdir"
+        )
+    return ended.step == config.num_steps
 
 
 def overrides(config: ConfigDict, base: ConfigDict) -> list[str]:

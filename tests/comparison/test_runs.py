@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from ml_collections import ConfigDict
 
 from lnjax.comparison import outcome, runs
 
@@ -51,3 +52,25 @@ def test_a_signal_before_the_loop_is_no_failure(folders, jobs, tmp_path):
     assert not done
     assert [path.exists() for path in began] == [True, jobs == 2]
     assert [outcome.read(folder) for folder in folders] == [None, None]
+
+
+def test_a_run_of_more_steps_is_not_the_one_that_is_asked_for(folders):
+    def train_arm(num_steps):
+        started = []
+        runs.train_arm(
+            [ConfigDict({"seed": 0, "num_steps": num_steps, "schedule": "constant"})],
+            folders[:1],
+            outcome,  # of no task, which nothing here trains
+            lambda config, folder: started.append(folder) or [sys.executable, "-c", "pass"],
+            how="no",
+        )
+        return started
+
+    folders[0].mkdir()
+    outcome.record(folders[0], "done", 20, together=1)
+    assert train_arm(20) == [] and train_arm(30) == folders[:1]
+    outcome.record(folders[0], "done", 20, together=1)
+    with pytest.raises(ValueError, match="a run of 20 steps, and 10 are asked for; take at least"):
+        train_arm(10)
+    outcome.record(folders[0], "not finite", 20, together=1)
+    assert train_arm(10) == []
