@@ -13,8 +13,9 @@ command again to go on. A scheduler can tell it from success (0) and from failur
 
 
 class Interrupt:
-    """Turns SIGTERM and SIGINT (Ctrl-C) into a flag that the loop asks between two steps.
+    """Turns SIGTERM, SIGINT (Ctrl-C) and SIGHUP into a flag that the loop asks between two steps.
 
+    SIGHUP says that the terminal is gone; where it is ignored, as under nohup, it stays so.
     A context manager for the main thread; on leaving, the handlers are what they were::
 
         with Interrupt() as interrupt:
@@ -40,7 +41,8 @@ class Interrupt:
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("Interrupt can only be used in the main thread")
-        for number in (signal.SIGTERM, signal.SIGINT):
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        for number in (signal.SIGTERM, signal.SIGINT, *(() if ignored else (signal.SIGHUP,))):
             self._previous[number] = signal.signal(number, self._handle)
         return self
 

@@ -37,7 +37,9 @@ def reference(zygote, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGINT", "SIGHUP"))]
+)
 def test_stopped_by_a_signal_in_mid_epoch(zygote, reference, tmp_path, name):
     """At step 31: no multiple of an interval (7, 25, 10); 3 epochs of 9.25 steps and a part."""
     folder = tmp_path / "run"

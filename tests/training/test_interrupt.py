@@ -36,7 +36,7 @@ def start(argument):
     return child
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_a_request_and_one_line(number):
     with start("quick") as child:
         os.kill(child.pid, number)
@@ -98,3 +98,13 @@ def test_only_in_the_main_thread():
     thread.start()
     thread.join()
     assert errors == ["Interrupt can only be used in the main thread"]
+
+
+def test_nohup_is_kept():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupt.requested is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
