@@ -268,6 +268,7 @@ def make_data(config: Any) -> TaskData:
             batch_size=config.batch_size,
             collate=triples.Collate(train, vocabulary, max_words=max_words),
             num_threads=2,
+            group=config.steps_per_call,  # what is stacked must be of one length
         ),
         evals={
             "eval": length_buckets.eval_batches(
@@ -281,6 +282,7 @@ def make_data(config: Any) -> TaskData:
         fingerprint={
             **pipeline.fingerprint(prepared, seed=config.seed, batch_size=config.batch_size),
             "edges": edges,
+            **({"group": config.steps_per_call} if len(edges) > 1 else {}),
         },
         spec={"vocabulary": vocabulary.to_json()},
         baselines={

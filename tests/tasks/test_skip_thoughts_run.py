@@ -71,6 +71,16 @@ def test_the_batches_go_on_where_they_were():
     runs.assert_goes_on(skip_thoughts.make_data(config_file.get_config("smoke")).train)
 
 
+def test_batches_that_are_stacked_have_one_shape(trained):
+    data = skip_thoughts.make_data(make_config(length_step=3, steps_per_call=4))
+    batches = [{name: leaf.shape for name, leaf in next(data.train).items()} for _ in range(48)]
+    calls = [batches[start : start + 4] for start in range(0, 48, 4)]
+    assert all(call == call[:1] * 4 for call in calls)
+    assert any(call != calls[0] for call in calls)
+    one_by_one = skip_thoughts.make_data(make_config(length_step=3))
+    assert one_by_one.fingerprint != data.fingerprint  # another order
+
+
 @pytest.mark.slow  # test_train has it of handwriting; the test above has what differs, the data
 def test_stopped_and_resumed_it_is_the_same_run(trained, tmp_path):
     """Ten steps and then ten more: the same metrics, bit by bit, and the same vectors."""
