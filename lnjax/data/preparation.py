@@ -34,6 +34,7 @@ from lnjax.data.records import (
     digest_of,
     probe,
 )
+from lnjax.terminal import may_be_lost
 
 if TYPE_CHECKING:
     from lnjax.data.builder import Builder
@@ -202,13 +203,16 @@ def _build(
 def _announced(text: str) -> Iterator[None]:
     """One line on stderr: `text`, then the duration."""
     start = time.monotonic()
-    print(text, end=" ", file=sys.stderr, flush=True)
+    with may_be_lost():
+        print(text, end=" ", file=sys.stderr, flush=True)
     try:
         yield
     except BaseException:
-        print("failed", file=sys.stderr, flush=True)
+        with may_be_lost():
+            print("failed", file=sys.stderr, flush=True)
         raise
-    print(f"{time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+    with may_be_lost():
+        print(f"{time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """The cache: several processes, digests, damage, changed sources, refusals that leave no trace."""
 
+import errno
+import io
 import json
 import os
 import re
@@ -101,6 +103,15 @@ def test_three_processes_at_once(tmp_path):
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
     assert len({out for out, _ in outputs}) == 1 and "test 4" in outputs[0][0]
     assert log.read_text() == "read\n"  # one did the work, the others waited
+
+
+def test_a_log_that_is_full_holds_nothing_up(toy, tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sys.stderr", Full())
+    assert prepare(toy.ToyNumbers, "embedded", cache=tmp_path).splits
 
 
 def test_one_line_on_stderr_and_nothing_on_stdout(toy, tmp_path, capfd):
