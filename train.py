@@ -6,8 +6,8 @@
   --processes=N|auto                several processes train it together, see docs/scaling.md
 
 Exit codes: 0 done; 2 wrong config, data or checkpoint; 3 loss or gradient was not finite;
-69 another process of the run is gone; 75 stopped by SIGTERM or SIGINT after a checkpoint was
-written. After 69 and 75 run the same command again.
+69 another process of the run is gone; 75 stopped by SIGTERM, SIGINT or SIGHUP after a
+checkpoint was written. After 69 and 75 run the same command again.
 """
 
 import pathlib
@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 import tasks
+from lnjax.data import DataError
 from lnjax.training import mesh as meshes
 from lnjax.training import metrics, nonfinite, processes, shared, workdir
 from lnjax.training.checkpoint import CheckpointError, refuse_changed_data
@@ -87,7 +88,7 @@ def train(run: Run) -> int:
 
     Raises:
       CheckpointError: no checkpoint is usable or the run cannot go on from it; none can be written.
-      OSError: a file of the run cannot be written, as on a full disk.
+      DataError: a record cannot be used. OSError: a file cannot be written, as on a full disk.
     """
     config, folder, module, mesh, tx, data, task, first, plan = run
     label = "{name}/{config}".format(**data.fingerprint)
@@ -167,11 +168,8 @@ def train(run: Run) -> int:
                         writer.image(step, "samples", sheet)
 
                 if saving_now:
-                    info = {
-                        "position": data.train.get_state(),
-                        "fingerprint": data.fingerprint,
-                        "spec": data.spec,
-                    }
+                    info = {"position": data.train.get_state(), "spec": data.spec}
+                    info |= {"fingerprint": data.fingerprint}
                     checkpoints.save(step, {"state": state, "sums": sums}, info)
                 if stopping and not last:
                     return EXIT_INTERRUPTED
@@ -188,8 +186,8 @@ def main(_: list[str]) -> int:
         try:
             processes.start(_PROCESSES.value, _PROCESS_ID.value, _COORDINATOR.value)
             return train(processes.all_or_none(lambda: set_up(config, folder), shared.alike))
-        except (processes.Refused, CheckpointError, OSError) as error:
-            if isinstance(error, OSError) and jax.process_count() > 1:
+        except (processes.Refused, CheckpointError, DataError, OSError) as error:
+            if isinstance(error, (DataError, OSError)) and jax.process_count() > 1:
                 raise  # the others know nothing of it
             tell(f"error: {error}")
             return EXIT_REFUSED

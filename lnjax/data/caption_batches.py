@@ -114,6 +114,11 @@ class DrawnCaptions(Iterator[Batch]):
         """As `pipeline.TrainBatches.set_state`."""
         self._batches.set_state(state)
 
+    @property
+    def rows(self) -> range:
+        """As `pipeline.TrainBatches.rows`."""
+        return self._batches.rows
+
     def keep_rows(self, rows: range) -> None:
         """As `pipeline.TrainBatches.keep_rows`."""
         self._batches.keep_rows(rows)

@@ -34,6 +34,9 @@ class TrainBatches(Iterator[Batch]):
         records: the numbers of the records of batch `number`, in the order of its rows.
         batch_size: rows of a batch.
         num_threads: see `train_batches`.
+
+    Attributes:
+        rows: which of each batch are made.
     """
 
     def __init__(
@@ -45,7 +48,8 @@ class TrainBatches(Iterator[Batch]):
     ):
         self._load, self._records, self._num_threads = load, records, num_threads
         self._batches = grain.MapDataset.range(sys.maxsize // batch_size)
-        self._iterator = self._reading(range(batch_size))
+        self.rows = range(batch_size)
+        self._iterator = self._reading(self.rows)
 
     def _reading(self, rows: range) -> grain.DatasetIterator:
         dataset = self._batches.map(lambda number: self._load(number, rows))
@@ -60,6 +64,7 @@ class TrainBatches(Iterator[Batch]):
         For one of several processes that share each batch: the order is that of one alone.
         """
         state = self.get_state()
+        self.rows = rows
         self._iterator = self._reading(rows)
         self.set_state(state)
 

@@ -66,6 +66,7 @@ class Checkpoints:
         on_failure: called at once with one line about each save that fails, from whichever thread
             notices; later saves are tried as if nothing had been, and only `wait` and `close` raise
             if it was the last one. None: the next `save` raises too.
+        check: called before writing; raises CheckpointError where nothing may be written.
 
     Raises:
         ValueError: `keep` is less than 1; this is not the first of several jax processes.
@@ -78,18 +79,17 @@ class Checkpoints:
         keep: int = 3,
         read_only: bool = False,
         on_failure: Callable[[str], None] | None = None,
+        check: Callable[[], None] = lambda: None,
     ):
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
         if jax.process_index() != 0:
-            raise ValueError(
-                f"checkpoints are written by the first jax process, and this is number"
-                f" {jax.process_index()} (from 0) of {jax.process_count()}"
-            )
+            raise ValueError(f"jax process 0 writes checkpoints; this is {jax.process_index()}")
         self.directory = pathlib.Path(directory).absolute()
         self.keep = keep
         self.read_only = read_only
         self._on_failure = on_failure
+        self._check = check
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
         # Where orbax refuses a tree, threads that wait for folders would keep the process alive.
@@ -139,6 +139,7 @@ class Checkpoints:
         """
         if self.read_only:
             raise CheckpointError(f"{self.directory} was opened to be read only")
+        self._check()
         failure = self._settled()
         if failure is not None and self._on_failure is None:
             raise failure
@@ -251,7 +252,7 @@ class Checkpoints:
     def _give_up(self, step: int, error: Exception) -> None:
         """Makes room on the disk, which may be full of this save's own files, and tells."""
         self._gave_up = True
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, CheckpointError):
             self._clear_incomplete()
         if self._on_failure is not None:
             told = " ".join(str(self._failed(step, error)).split())
@@ -260,6 +261,7 @@ class Checkpoints:
     def _complete(self, step: int) -> None:
         """Makes what orbax has written a step, then deletes what it supersedes."""
         self._orbax.wait_until_finished()
+        self._check()
         manifest.write_sums(self._path(step, _INCOMPLETE), self._path(step, _SUMS), str(step))
         os.rename(self._path(step, _INCOMPLETE), self._path(step))
         manifest.sync(self.directory)
@@ -271,6 +273,7 @@ class Checkpoints:
 
     def _clear_incomplete(self) -> None:
         """Deletes what a killed process or a failed save has left; only while no save runs."""
+        self._check()  # or these are somebody else's
         for path in self.directory.glob(f"[0-9]*{_INCOMPLETE}*"):
             step = int(path.name.partition(".")[0])
             if not self._path(step).exists():
@@ -284,7 +287,7 @@ class Checkpoints:
         quiet, deadline = 0, time.monotonic() + _LATE_SECONDS
         while quiet < 3 and time.monotonic() < deadline:
             quiet = 0 if any(self.directory.glob(f"[0-9]*{_INCOMPLETE}*")) else quiet + 1
-            with contextlib.suppress(OSError):  # a folder that is not empty any more
+            with contextlib.suppress(OSError, CheckpointError):  # a folder that fills meanwhile
                 self._clear_incomplete()
             time.sleep(0.02)
 

@@ -96,3 +96,23 @@ def scale_by_uncorrected_adam(
         return scaled, UncorrectedAdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
+
+
+def apply_if_norm_finite(
+    inner: optax.GradientTransformation, max_consecutive_errors: int
+) -> optax.GradientTransformation:
+    """`optax.apply_if_finite`, where the global norm of the gradient must be finite too.
+
+    In float32 the sum of squares overflows at a norm of 1.8e19, and so do Adam's moments: such an
+    update would be applied, and the parameters whose moments are infinite never move again.
+    """
+    one = optax.apply_if_finite(inner, max_consecutive_errors)
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        finite = jnp.isfinite(optax.tree.norm(updates))
+        nan_or_it = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), updates)
+        return one.update(nan_or_it, state, params)
+
+    return optax.GradientTransformation(one.init, update)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from lnjax.training import manifest, metrics, processes
+from lnjax.training import manifest, metrics, processes, shared
 from lnjax.training.command import tell
 from lnjax.training.optimizer import MAX_SKIPPED_IN_A_ROW
 from lnjax.training.processes import tell_once
@@ -63,7 +63,7 @@ class Watch:
         self._calls: list[_Call] = []
         self._before: Sums = {}
         if processes.is_first() and self._path.exists():
-            lines = self._path.read_text().splitlines(keepends=True)
+            lines = self._path.read_text(errors="replace").splitlines(keepends=True)
             kept = [line for line in lines if _step(line) <= step]
             manifest.write_text(self._path, "".join(kept))
 
@@ -91,9 +91,9 @@ class Watch:
         Returns:
           The sums; with nonfinite="skip" without those of the calls that were not finite (with
           `steps_per_call`: of the whole call). None if the run must end: it was not finite and is
-          to stop, or its parameters or running statistics are not.
+          to stop, or its parameters, running statistics or moments are not.
         """
-        kept = [state.params, state.model_state]
+        kept = [state.params, state.model_state, state.opt_state]
         good_state, good_sums = jax.device_get(
             (metrics.all_finite(kept), metrics.all_finite(_decisive(sums)))
         )
@@ -122,29 +122,34 @@ class Watch:
         if not processes.is_first():
             return
         here = self._train.get_state()
-        for call in calls:
-            self._train.set_state(call.position)
-            records: list[list[int]] = []
-            found: set[int] = set()
-            for _ in range(self._config.steps_per_call):
-                numbers = self._train.records(self._train.get_state())
-                records.append(numbers)
-                found |= {numbers[row] for row in _rows_not_finite(next(self._train))}
-            holding = sorted(found)
-            row = {"step": call.step, "position": call.position}
-            row |= {"records": records, "holding": holding}
-            with open(self._path, "a") as file:
-                file.write(json.dumps(row) + "\n")
-            told = f"records {_some([number for numbers in records for number in numbers])}"
-            cause = f" (NaN or infinity in {_some(holding)})" if holding else ""
-            tell(f"not finite: the call that ended at step {call.step}, {told}{cause}: {FILE}")
+        with shared.whole_batches(self._train):
+            for call in calls:
+                self._write(call)
         self._train.set_state(here)
+
+    def _write(self, call: _Call) -> None:
+        """Tells and writes down one call; the data are elsewhere then."""
+        self._train.set_state(call.position)
+        records: list[list[int]] = []
+        found: set[int] = set()
+        for _ in range(self._config.steps_per_call):
+            numbers = self._train.records(self._train.get_state())
+            records.append(numbers)
+            found |= {numbers[row] for row in _rows_not_finite(next(self._train))}
+        holding = sorted(found)
+        row = {"step": call.step, "position": call.position}
+        row |= {"records": records, "holding": holding}
+        with open(self._path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        told = f"records {_some([number for numbers in records for number in numbers])}"
+        cause = f" (NaN or infinity in {_some(holding)})" if holding else ""
+        tell(f"not finite: the call that ended at step {call.step}, {told}{cause}: {FILE}")
 
 
 def _step(line: str) -> float:
     """Of a line of the file; infinite for half a line, which a full disk or a crash has left."""
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
     except (ValueError, KeyError, TypeError):
         return math.inf
 
@@ -172,15 +177,17 @@ def _rows_not_finite(batch: Mapping[str, Any]) -> list[int]:
     return np.flatnonzero(np.any(bad, axis=0)).tolist() if bad else []
 
 
-# ---- running statistics ----------------------------------------------------------------------
+# ---- the step ------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Guarded:
-    """A task whose model state stays as it was where the new one is not finite.
+    """A task of whose step nothing stays where the loss is not finite.
 
-    The optimizer leaves an update out; the running statistics of a batch norm are none of its
-    updates, and one NaN in them would stay for ever.
+    The optimizer leaves out what has no finite gradient. A loss can be infinite and have one: here
+    its gradient is NaN then. And the model state stays as it was then, or where the new one is not
+    finite: running statistics of a batch norm are none of the optimizer's, and one NaN in them
+    would stay for ever.
     """
 
     task: Task
@@ -206,7 +213,9 @@ class Guarded:
         train: bool,
     ) -> tuple[Array, LossAux]:
         value, aux = self.task.loss(params, model_state, batch, rngs, train=train)
-        good = metrics.all_finite(aux.model_state)
+        finite = metrics.all_finite((value, aux.sums["loss"]))
+        value = value * jnp.where(finite, 1.0, jnp.nan).astype(value.dtype)
+        good = finite & metrics.all_finite(aux.model_state)
         kept = jax.tree.map(
             lambda new, old: jnp.where(good, new, old), aux.model_state, model_state
         )

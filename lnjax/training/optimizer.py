@@ -9,12 +9,13 @@ from typing import Any
 import optax
 
 from lnjax.training.links import (
+    apply_if_norm_finite,
     clip_by_root_of_global_norm,
     clip_by_tensor_norm,
     scale_by_uncorrected_adam,
 )
 
-# optax.apply_if_finite lets the non-finite update through after this many in a row: a run whose
+# apply_if_norm_finite lets the non-finite update through after this many in a row: a run whose
 # every batch is broken should be seen to be broken.
 MAX_SKIPPED_IN_A_ROW = 20
 
@@ -82,7 +83,7 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     if config.nonfinite == "stop":
         return tx
     if config.nonfinite == "skip":
-        return optax.apply_if_finite(tx, max_consecutive_errors=MAX_SKIPPED_IN_A_ROW)
+        return apply_if_norm_finite(tx, max_consecutive_errors=MAX_SKIPPED_IN_A_ROW)
     raise ValueError(f"nonfinite={config.nonfinite!r} is not known; choose 'stop' or 'skip'")
 
 

@@ -43,6 +43,7 @@ HEARTBEAT_SECONDS = 30
 because its connections close."""
 
 _SHUTDOWN_SECONDS = 60
+_PIECE = 1 << 26  # bytes sent at once
 _ERRORS = {kind.__name__: kind for kind in (CheckpointError, ValueError, OSError)}
 
 
@@ -262,7 +263,12 @@ def bytes_from_first(content: bytes | None, size: int) -> bytes:
     mine = np.zeros(size, np.uint8)
     if is_first() and content is not None:
         mine = np.frombuffer(content, np.uint8)
-    return multihost_utils.broadcast_one_to_all(mine).astype(np.uint8).tobytes()
+    # In pieces, which pass through the memory of every device.
+    pieces = [
+        multihost_utils.broadcast_one_to_all(mine[start : start + _PIECE]).astype(np.uint8)
+        for start in range(0, size, _PIECE)
+    ]
+    return b"".join(piece.tobytes() for piece in pieces)
 
 
 def _gather(content: bytes) -> list[bytes]:

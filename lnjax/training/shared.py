@@ -20,8 +20,8 @@ from lnjax.training import processes, workdir
 from lnjax.training.checkpoint import Checkpoints, Restored
 from lnjax.training.command import tell
 from lnjax.training.mesh import on_host, own_rows, place_like
-from lnjax.training.task import TaskData
-from lnjax.training.writer import MetricsWriter, Progress
+from lnjax.training.task import TaskData, TrainBatches
+from lnjax.training.writer import MetricsWriter, Progress, last_recorded_step
 from lnjax.typing import PyTree
 
 
@@ -46,11 +46,9 @@ class SharedCheckpoints:
 
         def read() -> list[Any] | None:
             assert self._own is not None
-            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            shapes = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like
-            )
-            if (restored := self._own.restore(shapes)) is None:
+            # NumPy: no device may be able to hold the whole.
+            whole = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+            if (restored := self._own.restore(whole)) is None:
                 return None
             found.append(restored)
             return [restored.step, restored.info, restored.refused]
@@ -90,8 +88,9 @@ def locked_checkpoints(folder: pathlib.Path) -> Iterator[Checkpoints | SharedChe
         opened: list[Checkpoints] = []
 
         def open_them() -> None:
-            stack.enter_context(workdir.lock(folder))
-            opened.append(stack.enter_context(Checkpoints(folder / "checkpoints", on_failure=tell)))
+            check = stack.enter_context(workdir.lock(folder))
+            made = Checkpoints(folder / "checkpoints", on_failure=tell, check=check)
+            opened.append(stack.enter_context(made))
 
         processes.from_first(open_them)
         alone = jax.process_count() == 1
@@ -103,11 +102,12 @@ def refuse_folder(folder: pathlib.Path, config: Any) -> None:
     """`workdir.refuse_unusable` and `refuse_changed_config` by the first process.
 
     Raises:
-      ValueError: in that process.
+      ValueError: in that process; a line of metrics.jsonl is damaged, too.
     """
     if processes.is_first():
         workdir.refuse_unusable(folder)
         workdir.refuse_changed_config(folder, config.to_dict())
+        last_recorded_step(folder)
 
 
 def alike(run: Any) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class _OwnRows:
     """Some rows of each batch of an iterator that makes whole ones."""
 
     def __init__(self, batches: Any, rows: range):
-        self._batches, self._rows = batches, slice(rows.start, rows.stop)
+        self._batches, self.rows = batches, rows
         self.get_state, self.set_state = batches.get_state, batches.set_state
         self.records = batches.records
 
@@ -166,7 +166,11 @@ class _OwnRows:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        return {name: leaf[self._rows] for name, leaf in next(self._batches).items()}
+        own = slice(self.rows.start, self.rows.stop)
+        return {name: leaf[own] for name, leaf in next(self._batches).items()}
+
+    def keep_rows(self, rows: range) -> None:
+        self.rows = rows
 
 
 def keep_own_rows(data: TaskData, batch_size: int, mesh: Mesh) -> TaskData:
@@ -181,6 +185,20 @@ def keep_own_rows(data: TaskData, batch_size: int, mesh: Mesh) -> TaskData:
         return dataclasses.replace(data, train=_OwnRows(data.train, rows))
     data.train.keep_rows(rows)
     return data
+
+
+@contextlib.contextmanager
+def whole_batches(train: TrainBatches) -> Iterator[None]:
+    """Meanwhile the batches of `train` have the rows of all processes; then its own again."""
+    rows = getattr(train, "rows", None)
+    if rows is None or jax.process_count() == 1:  # they are whole
+        yield
+        return
+    train.keep_rows(range(len(train.records(train.get_state()))))
+    try:
+        yield
+    finally:
+        train.keep_rows(rows)
 
 
 def first_batch(data: TaskData) -> dict[str, Any]:

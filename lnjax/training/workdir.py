@@ -13,7 +13,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -63,13 +63,15 @@ class Description(NamedTuple):
 
 
 @contextlib.contextmanager
-def lock(workdir: pathlib.Path) -> Iterator[None]:
+def lock(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
     """Holds `workdir`, which is made if missing, for this process alone.
 
-    The lock is on the folder itself and ends with the process, however that ends.
+    The lock is on the folder itself and ends with the process, however that ends. Files are written
+    by path: what is yielded asks whether that still leads to the folder.
 
     Raises:
-      CheckpointError: another process trains in `workdir`.
+      CheckpointError: another process trains in `workdir`; when asked later, `workdir` has been
+        moved or deleted, and what is there now is not this run's.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     handle = os.open(workdir, os.O_RDONLY)
@@ -80,8 +82,21 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
         raise CheckpointError(
             f"another process trains in {workdir}; wait for it, or take another --workdir"
         ) from None
+
+    def check() -> None:
+        try:
+            here = os.path.samestat(os.stat(workdir), os.fstat(handle))
+        except FileNotFoundError:
+            here = False
+        if not here:
+            raise CheckpointError(
+                f"{workdir} was moved or deleted while this run trained in it; nothing more is"
+                " written there. The same command with the new --workdir goes on from the last"
+                " checkpoint"
+            )
+
     try:
-        yield
+        yield check
     finally:
         os.close(handle)
 
@@ -196,11 +211,16 @@ def describe(
     manifest: ``{"learning_rate": [0.01, 0.001]}``.
 
     Raises:
-      CheckpointError: such a key has changed, and the run is at its last step: nothing would come
-        of it.
+      CheckpointError: `refuse_changed_config` refuses, since another process has trained in
+        `workdir` before it was locked for this one; such a key has changed, and the run is at its
+        last step: nothing would come of it.
     """
-    changes = _changes(workdir, config) if step else {}
-    noted = {key: changes[key] for key in changes if key in MAY_CHANGE_WITH_A_NOTE}
+    try:
+        refuse_changed_config(workdir, config)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    path = workdir / (f"manifest-from-{step}.json" if step else "manifest.json")
+    noted = _noted(workdir, path, config) if step else {}
     if noted and step >= config["num_steps"]:
         raise CheckpointError(
             f"{workdir} holds a run that is done, at step {step}: {_told(noted)}, which would"
@@ -213,8 +233,27 @@ def describe(
     manifest.write_json(workdir / "data.json", {"spec": dict(data.spec), "batch": shapes})
     record = {"data": dict(data.fingerprint), "baselines": dict(data.baselines)}
     record |= {"changed": noted} if noted else {}
-    name = f"manifest-from-{step}.json" if step else "manifest.json"
-    manifest.write_json(workdir / name, manifest.run_manifest(config["seed"], record))
+    manifest.write_json(path, manifest.run_manifest(config["seed"], record))
+
+
+def _noted(
+    workdir: pathlib.Path, path: pathlib.Path, config: Mapping[str, Any]
+) -> dict[str, list[Any]]:
+    """The changes of MAY_CHANGE_WITH_A_NOTE against what the checkpoint was made with.
+
+    A process that went on from this step, and was killed before its next checkpoint, has written
+    its config; the old values are then in the manifest that it left.
+    """
+    changes = _changes(workdir, config)
+    earlier: dict[str, list[Any]] = {}
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        earlier = dict(manifest.read_json(path).get("changed", {}))
+    old = {key: values[0] for key, values in (changes | earlier).items()}
+    return {
+        key: [value, config[key]]
+        for key, value in old.items()
+        if key in MAY_CHANGE_WITH_A_NOTE and value != config[key]
+    }
 
 
 def read(workdir: pathlib.Path) -> Description:

@@ -197,6 +197,47 @@ def refused(zygote, folder, part):
     assert (runs.contents(folder) if folder.exists() else None) == before
 
 
+def test_a_folder_that_is_moved_meanwhile(zygote, tmp_path):
+    """The run ends, and writes nothing into the next one of that name; moved, it goes on."""
+    folder, moved = tmp_path / "run", tmp_path / "moved"
+    endless = ("num_steps=100000", "log_steps=100000", "eval_steps=100000", "checkpoint_steps=5")
+    child = zygote.start(folder, *endless)
+    until(lambda: folder.exists() and len(steps(folder)) > 1, child)
+    folder.rename(moved)
+    other_code, other_told = zygote.run(folder)
+    code, told = child.wait()
+    assert code == 2 and f"error: {folder} was moved or deleted" in told and not crashed(told)
+    assert other_code == 0, other_told
+    whole = tmp_path / "whole"
+    assert zygote.run(whole)[0] == 0
+    assert_same_run(folder, whole)
+    reached = steps(moved)[-1]
+    code, told = zygote.run(moved, *endless, f"num_steps={reached + 5}")
+    assert code == 0 and f"going on from step {reached}" in told
+
+
+def test_damaged_lines_are_refused_before_anything_is_written(zygote, tmp_path):
+    folder = tmp_path / "run"
+    assert zygote.run(folder)[0] == 0
+    path = folder / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"[1, 2]\n", *lines[2:]]))
+    before = runs.contents(folder)
+    code, told = zygote.run(folder, "num_steps=80")
+    assert code == 2 and not crashed(told) and f"{path}" in told.splitlines()[-1]
+    assert runs.contents(folder) == before
+    path.write_bytes(b"".join(lines))
+    (folder / "nonfinite.jsonl").write_bytes(b'{"step": "x"}\n\xff\xfe\n')  # is of no use
+    code, told = zygote.run(folder, "num_steps=80")
+    assert code == 0, told
+
+
+def test_a_record_that_cannot_be_read_is_one_line(zygote, tmp_path):
+    code, told = zygote.run(tmp_path / "run", "unreadable_record=36")
+    assert code == 2 and not crashed(told), told
+    assert told.splitlines()[-1] == "error: record 36 cannot be read; restore it from a copy"
+
+
 def test_a_second_process_is_refused_at_once(zygote, tmp_path):
     folder = tmp_path / "run"
     child = zygote.start(folder, "num_steps=100000", "checkpoint_steps=50000")

@@ -121,3 +121,23 @@ def test_skip_where_nothing_is_left(zygote, tmp_path):
     assert [row["train/loss"] for row in lines] == [None] * 20
     assert steps(tmp_path)[-1] == 20 and len(written(tmp_path)) == 21
     assert_all_finite(tmp_path)
+
+
+HUGE = f"huge_record={BROKEN}"
+
+
+def test_skip_where_only_the_loss_overflows(zygote, tmp_path):
+    """Its gradient is finite, 1e22: applied, it would leave infinite moments for ever."""
+    changes = (HUGE, "nonfinite=skip", "norm=none", "clip_norm=0.0", "num_steps=200")
+    code, told = zygote.run(tmp_path / "run", *changes)
+    assert code == 0, told
+    assert {line["step"] for line in written(tmp_path / "run")} == set(batches_of(BROKEN, 200))
+    assert_all_finite(tmp_path / "run")
+    assert rows(tmp_path / "run")[-1]["eval/loss"] < 0.5  # of the other records it learns
+
+
+def test_skip_where_every_loss_overflows(zygote, tmp_path):
+    changes = (HUGE, "nonfinite=skip", "batch_size=37", "eval_batch_size=37", "num_steps=60")
+    code, told = zygote.run(tmp_path / "run", *changes)
+    assert code == 3 and not crashed(told), told
+    assert_all_finite(tmp_path / "run")

@@ -103,3 +103,13 @@ def test_a_signal_to_one_stops_both_at_one_step(zygote, alone, tmp_path, told_pr
     code, told = zygote.run(folder)  # alone from here on
     assert code == 0 and "going on from step 3" in told, told
     assert_near(rows(folder), rows(alone))
+
+
+def test_a_record_is_found_whichever_process_reads_it(zygote, tmp_path):
+    folder = tmp_path / "run"
+    changes = ("broken_record=5", "nonfinite=skip")
+    (code, told), (other_code, _) = [each.wait() for each in start(zygote, folder, *changes)]
+    assert (code, other_code) == (0, 0), told
+    lines = [json.loads(line) for line in (folder / "nonfinite.jsonl").read_text().splitlines()]
+    rows_of = {line["records"][0].index(5) // 2 for line in lines}  # two rows for each process
+    assert rows_of == {0, 1} and all(line["holding"] == [5] for line in lines)

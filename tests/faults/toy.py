@@ -8,6 +8,7 @@ is part of what two runs are compared by.
 import dataclasses
 import os
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from absl import app, flags
 
 import tasks
 import train
-from lnjax.data import pipeline
+from lnjax.data import DataError, pipeline
 from lnjax.training.task import LossAux, TaskData, TaskDefaults
 
 NUM_RECORDS, D = 37, 3
@@ -57,16 +58,20 @@ class Toy(TaskDefaults):
         return total / count, LossAux(sums, model_state)
 
 
-def records(broken=-1):
+def records(broken=-1, huge=-1):
     rng = np.random.default_rng(5)
     x = rng.normal(size=(NUM_RECORDS, D)).astype(np.float32)
     y = (x[:, 0] - 2 * x[:, 1]).astype(np.float32)
     if broken >= 0:
         x[broken, 1] = np.nan
+    if huge >= 0:
+        y[huge] = 1e22
     return [{"x": x[i], "y": y[i], "record": np.float32(i)} for i in range(NUM_RECORDS)]
 
 
-def collate(examples):
+def collate(examples, unreadable=-1):
+    if any(each["record"] == unreadable for each in examples):
+        raise DataError(f"record {unreadable} cannot be read; restore it from a copy")
     batch = {name: np.stack([each[name] for each in examples]) for name in examples[0]}
     return {**batch, "mask": np.ones(len(examples), bool)}
 
@@ -90,10 +95,10 @@ def make_data(config):
     return TaskData(
         train=Signalled(
             pipeline.train_batches(
-                records(config.broken_record),
+                records(config.broken_record, config.huge_record),
                 seed=config.seed,
                 batch_size=config.batch_size,
-                collate=collate,
+                collate=partial(collate, unreadable=config.unreadable_record),
                 num_threads=config.num_threads,
             )
         ),

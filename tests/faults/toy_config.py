@@ -24,4 +24,6 @@ def get_config() -> ConfigDict:
     config.features = 16
     config.num_threads = 2  # that read ahead
     config.broken_record = -1  # the record that holds a NaN; -1: none does
+    config.huge_record = -1  # the one whose loss overflows, though its gradient does not
+    config.unreadable_record = -1  # the one whose reading is an error
     return config

@@ -207,6 +207,17 @@ def test_skip_leaves_a_broken_update_out(bad, clip, form):
     np.testing.assert_array_equal(kept, updates(make_config(**changes), good))
 
 
+def test_skip_leaves_a_gradient_out_whose_norm_overflows():
+    """Each number is finite, its square is not: Adam's moment would be infinite for ever."""
+    huge = [1.0, 1e22]
+    got = updates(make_config(nonfinite="skip"), [[1.0, 2.0], huge, [-2.0, 1.0]])
+    np.testing.assert_array_equal(got[1], [0.0, 0.0])
+    kept = updates(make_config(), [[1.0, 2.0], [-2.0, 1.0]])
+    np.testing.assert_array_equal([got[0], got[2]], kept)
+    (*skipped, last) = updates(make_config(nonfinite="skip"), [huge] * (MAX_SKIPPED_IN_A_ROW + 1))
+    assert not np.any(skipped) and np.isnan(last).all()
+
+
 def test_a_run_whose_every_update_is_broken_is_seen_to_be_broken():
     config = make_config(nonfinite="skip")
     bad, good = [np.nan, 1.0], [1.0, 1.0]

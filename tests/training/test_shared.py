@@ -5,7 +5,7 @@ import pytest
 
 from lnjax.data import caption_batches, columns, length_buckets, pipeline
 from lnjax.data.caption_batches import CaptionedSplit, CaptionTokens
-from lnjax.training import shared
+from lnjax.training import processes, shared
 from lnjax.training.task import TaskData
 from tests.trees import assert_equal
 
@@ -87,3 +87,25 @@ def test_a_stream_that_makes_whole_batches_is_cut():
     assert next(cut.train)["x"].tolist() == [2, 3] and cut.train.get_state() == {"at": 1}
     cut.train.set_state({"at": 2})
     assert data.train.state == {"at": 2}
+
+
+def test_what_is_sent_in_pieces_is_whole(monkeypatch):
+    monkeypatch.setattr(processes, "_PIECE", 7)
+    for size in (0, 6, 7, 8, 21, 23):
+        content = np.random.default_rng(size).bytes(size)
+        assert processes.bytes_from_first(content, size) == content
+
+
+@pytest.mark.parametrize("name", ["records", "captions", "whole"])
+def test_all_rows_are_read_meanwhile(name, monkeypatch):
+    make = streams()["records" if name == "whole" else name]
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    whole, part = make(), make()
+    if name == "whole":
+        part = shared._OwnRows(part, range(2, 4))
+    part.keep_rows(range(2, 4))
+    first = {key: leaf[2:4] for key, leaf in next(whole).items()}
+    assert_equal(next(part), first)
+    with shared.whole_batches(part):
+        assert_equal(next(part), next(whole))
+    assert_equal(next(part), {key: leaf[2:4] for key, leaf in next(whole).items()})

@@ -7,6 +7,8 @@ import pytest
 
 from configs import common
 from lnjax.training import workdir
+from lnjax.training.checkpoint import CheckpointError
+from lnjax.training.task import TaskData
 
 
 @pytest.fixture
@@ -89,3 +91,54 @@ def test_a_config_without_a_task(old_run, config):
     (old_run / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"config.json is damaged \(it names no task\)"):
         workdir.read(old_run)
+
+
+DATA = TaskData(train=None, evals={}, fingerprint={"name": "toy"}, spec={})
+
+
+def describe(folder, step, **changes):
+    config = common.get_config().to_dict() | {"num_steps": 100} | changes
+    workdir.describe(folder, step, config, DATA, {})
+    name = f"manifest-from-{step}.json" if step else "manifest.json"
+    return json.loads((folder / name).read_text()).get("changed")
+
+
+def test_a_changed_rate_is_noted_until_there_is_a_checkpoint_of_it(tmp_path, capsys):
+    """The second of two processes that begin at 40 finds the rate of the first in config.json."""
+    assert describe(tmp_path, 0, learning_rate=0.01) is None
+    assert describe(tmp_path, 20, learning_rate=0.01) is None
+    assert "note" not in capsys.readouterr().err
+    for _ in range(2):
+        assert describe(tmp_path, 40, learning_rate=0.001) == {"learning_rate": [0.01, 0.001]}
+        assert "note: from step 40 on: learning_rate was 0.01" in capsys.readouterr().err
+    assert describe(tmp_path, 40, learning_rate=0.002) == {"learning_rate": [0.01, 0.002]}
+    assert describe(tmp_path, 60, learning_rate=0.002) is None
+    assert describe(tmp_path, 40, learning_rate=0.01) is None  # taken back
+
+
+def test_a_manifest_that_is_damaged_holds_no_run_up(tmp_path):
+    describe(tmp_path, 0)
+    (tmp_path / "manifest-from-40.json").write_text("{")
+    assert describe(tmp_path, 40, clip_norm=3.0) == {"clip_norm": [10.0, 3.0]}
+
+
+def test_what_another_process_has_trained_meanwhile_is_seen(tmp_path):
+    """It was not there yet when this process looked first."""
+    describe(tmp_path, 0, seed=1)
+    before = (tmp_path / "config.json").read_text()
+    for step in (0, 30):
+        with pytest.raises(CheckpointError, match="another config: seed was 1 and is 0"):
+            describe(tmp_path, step, seed=0)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_folder_that_is_moved_is_seen(tmp_path):
+    folder = tmp_path / "run"
+    with workdir.lock(folder) as check:
+        check()
+        folder.rename(tmp_path / "moved")
+        with pytest.raises(CheckpointError, match="was moved or deleted"):
+            check()
+        folder.mkdir()  # by another run
+        with pytest.raises(CheckpointError, match="was moved or deleted"):
+            check()
