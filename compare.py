@@ -13,7 +13,7 @@
   --workdir=runs/x          where everything goes: the runs, results.json, table.md, figure.svg,
                             figure.png, report.html; the same command again trains what is missing
 
-Exit codes: 0 done; 2 wrong flags, config, data or checkpoint; 75 stopped by SIGTERM or SIGINT after
+Exit codes: 0 done; 2 wrong flags, config, data or checkpoint; 75 stopped by a signal after
 checkpoints were written, so run the same command again.
 """
 
