@@ -156,7 +156,7 @@ def train(
             logging_now = last or step % config.log_steps == 0
             saving_now = last or stop or step % config.checkpoint_steps == 0
             if logging_now or saving_now:
-                checked = [state.params, state.model_state]
+                checked = [state.params, state.model_state, state.opt_state]
                 if config.nonfinite == "stop":
                     checked += [sums["loss"], sums["grad_norm"]]
                 for index in np.flatnonzero(~np.asarray(jax.vmap(metrics.all_finite)(checked))):
