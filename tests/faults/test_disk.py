@@ -205,7 +205,7 @@ def test_a_folder_that_is_moved_meanwhile(zygote, tmp_path):
     until(lambda: folder.exists() and len(steps(folder)) > 1, child)
     folder.rename(moved)
     other_code, other_told = zygote.run(folder)
-    code, told = child.wait()
+    code, told = child.wait(60)
     assert code == 2 and f"error: {folder} was moved or deleted" in told and not crashed(told)
     assert other_code == 0, other_told
     whole = tmp_path / "whole"

@@ -26,6 +26,7 @@ def child(arguments, told, limit, signalled):
     if signalled is not None:
         name, step = signalled.split()
         toy.signalled = signal.Signals[name], int(step)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     sys.argv = ["toy.py", *arguments]
     code = 1
     try:

@@ -10,8 +10,9 @@ import pytest
 from lnjax.training.interrupt import EXIT_INTERRUPTED, Interrupt
 
 LOOP = """
-import sys, time
+import signal, sys, time
 from lnjax.training.interrupt import EXIT_INTERRUPTED, Interrupt
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 with Interrupt() as interrupt:
     print("up", flush=True)
     while not interrupt.requested:
