@@ -107,7 +107,7 @@ def refuse_folder(folder: pathlib.Path, config: Any) -> None:
     if processes.is_first():
         workdir.refuse_unusable(folder)
         workdir.refuse_changed_config(folder, config.to_dict())
-        last_recorded_step(folder)
+        last_recorded_step(folder)  # raises what the writer would, once the config is rewritten
 
 
 def alike(run: Any) -> dict[str, Any]:
